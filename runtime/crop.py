@@ -1,0 +1,83 @@
+"""Crop geometry: box ↔ network input, the same for streaming, evaluation and training.
+
+Points have pixel centres at whole numbers, as in OpenCV's warpAffine; boxes are left, top, right, bottom edges.
+"""
+
+import cv2
+import numpy as np
+
+PERSON_PADDING = 1.25  # the box grown by a quarter, as in Xiao et al. 2018
+LETTERBOX_GREY = 114
+
+
+def crop_region(boxes, input_size, padding=PERSON_PADDING):
+    """Grow boxes to the input's aspect ratio and then by the padding.
+
+    Args:
+        boxes: (N, 4) left, top, right, bottom in pixels.
+        input_size: (width, height) of the network's input.
+
+    Returns:
+        centres (N, 2) and extents (N, 2), x and y, in pixels of the frame.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    aspect = input_size[0] / input_size[1]
+    widths = np.maximum(sizes[:, 0], sizes[:, 1] * aspect) * padding
+    return centres, np.stack([widths, widths / aspect], axis=1)
+
+
+def crop_matrix(centre, extent, input_size, rotation=0.0):
+    """Affine from frame to crop.
+
+    Args:
+        centre: (x, y) in the frame that becomes the middle of the crop.
+        extent: (width, height) in frame pixels that the crop covers.
+        input_size: (width, height) of the crop in pixels.
+        rotation: degrees by which the picture turns clockwise in the crop.
+
+    Returns:
+        (2, 3) float64 matrix, frame pixels → crop pixels, for `cv2.warpAffine` and `transform_points`.
+    """
+    scale = input_size[0] / extent[0]
+    angle = np.deg2rad(rotation)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    # Edges map to edges: a crop `scale` times as large has its first pixel centre at scale·0.5 − 0.5.
+    middle = (np.asarray(input_size, np.float64) - 1) / 2
+    shift = middle - turn @ (np.asarray(centre, np.float64) - 0.5)
+    return np.concatenate([turn, shift[:, None]], axis=1)
+
+
+def warp_crop(frame, matrix, input_size):
+    """Cut a crop: (H, W, 3) uint8 → (height, width, 3) uint8, bilinear, black outside the frame."""
+    return cv2.warpAffine(frame, matrix, tuple(input_size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def transform_points(points, matrix):
+    """Apply a (2, 3) affine to (..., 2) points."""
+    return np.asarray(points) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def invert(matrix):
+    """The affine back: crop → frame."""
+    return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+
+def letterbox(frame, input_size):
+    """Shrink or enlarge a frame to fit, its aspect kept, at the top left of a grey input.
+
+    Returns:
+        The (height, width, 3) uint8 input, and the scale: box edges in the input = scale · edges in the frame.
+    """
+    width, height = input_size
+    frame_height, frame_width = frame.shape[:2]
+    scale = min(width / frame_width, height / frame_height)
+    fitted = max(1, round(frame_width * scale)), max(1, round(frame_height * scale))
+    # Bilinear reads 2×2 pixels: below half the size it skips pixels, and small persons fall apart. OpenCV
+    # halves by averaging at full speed, while INTER_AREA straight to the target is many times slower.
+    while frame.shape[1] >= 2 * fitted[0] and frame.shape[0] >= 2 * fitted[1]:
+        frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    boxed = np.full((height, width, 3), LETTERBOX_GREY, np.uint8)
+    boxed[: fitted[1], : fitted[0]] = cv2.resize(frame, fitted, interpolation=cv2.INTER_LINEAR)
+    return boxed, scale

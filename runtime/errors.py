@@ -1,0 +1,24 @@
+"""The one exception that a user's mistake ends in, and how a command reports it."""
+
+import sys
+
+
+class BadInput(ValueError):
+    """Something from outside is missing or wrong: a file, a camera, an option, a full disk.
+
+    The message is one line that says what (with the value) and what to do next. Commands print it and
+    exit with code 2; nothing already written is lost.
+    """
+
+
+def run_command(main):
+    """Run a command's `main()`, turning BadInput into one line on stderr and exit code 2."""
+    try:
+        code = main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

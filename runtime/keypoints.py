@@ -1,0 +1,79 @@
+"""Keypoint schemas, and the poses of one frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """What the K keypoints of a data set are.
+
+    Attributes:
+        name: "coco".
+        names: K keypoint names, in the data set's order.
+        flip_pairs: index pairs (left, right) that a mirrored picture swaps.
+        limbs: index pairs to join when a skeleton is drawn.
+        sigmas: K standard deviations of a labeller's error, as a share of the person's size √area; OKS uses
+            (2σ)² (Ronchi and Perona 2017; pycocotools' `kpt_oks_sigmas`).
+    """
+
+    name: str
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def flip_order(self):
+        """(K,) int array: keypoint i of a mirrored picture is keypoint flip_order[i] of the original."""
+        order = np.arange(len(self.names))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return order
+
+
+COCO = KeypointSchema(
+    name="coco",
+    names=("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
+           "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
+           "right_knee", "left_ankle", "right_ankle"),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9),
+           (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    sigmas=(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087,
+            0.087, 0.089, 0.089),
+)
+
+SCHEMAS = {"coco": COCO}
+
+
+@dataclass
+class Poses:
+    """The N persons of one frame. Pixels of the frame throughout.
+
+    Attributes:
+        boxes: (N, 4) float32, left, top, right, bottom.
+        box_scores: (N,) float32 in 0..1.
+        keypoints: (N, K, 3) float32, x, y, score. Whole numbers of x and y are pixel centres, as in OpenCV
+            and COCO; the score is 1 where the network is as sure as its training target.
+    """
+
+    boxes: np.ndarray
+    box_scores: np.ndarray
+    keypoints: np.ndarray
+
+    def __len__(self):
+        return len(self.boxes)
+
+    @property
+    def scores(self):
+        """(N,) one score a person, by which COCO ranks them: box score times the mean of its confident
+        keypoints' scores (Xiao et al. 2018), those above 0.2."""
+        point_scores = self.keypoints[..., 2]
+        confident = point_scores > 0.2
+        mean = np.where(confident, point_scores, 0).sum(1) / np.maximum(confident.sum(1), 1)
+        return self.box_scores * mean

@@ -1,0 +1,118 @@
+"""ImageNet backbones and the layers that both networks are built from.
+
+A backbone is a Keras model from BGR pixels (float, 0..255, NHWC) to feature maps at strides 8, 16 and 32.
+Colour order and normalisation live inside it, so that training, ONNX and TensorRT all see frames as OpenCV
+hands them over.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+STRIDES = (8, 16, 32)
+
+# Where each stride ends. MobileNetV2's are the expanded maps just before the next stride: wider than the
+# block outputs (192 against 32 channels) and computed anyway.
+TAPS = {
+    "mobilenetv2": ("block_6_expand_relu", "block_13_expand_relu", "block_16_project_BN"),
+    "resnet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+}
+# The last layer of stride 4, for freezing: what lies before it holds edges and textures, which ImageNet
+# taught well, and costs more than half of a training step, for its maps are large.
+STEM_ENDS = {"mobilenetv2": "block_5_add", "resnet50": "conv2_block3_out"}
+
+
+class BackboneWeightsError(ValueError):
+    """The ImageNet weights are missing or belong to another network."""
+
+
+def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
+    """Backbone from BGR pixels to feature maps.
+
+    Args:
+        name: "mobilenetv2" or "resnet50".
+        input_size: (width, height) in pixels, both multiples of 32.
+        weights: "imagenet" (downloaded by keras.applications), the path of a no-top `.weights.h5` file of
+            keras.applications, or None for random weights.
+        freeze_stem: keep the ImageNet weights and statistics of the layers up to stride 8 as they are.
+
+    Returns:
+        keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 8, 16, 32.
+    """
+    if name not in TAPS:
+        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(TAPS)}")
+    width, height = input_size
+    if width % 32 or height % 32:
+        raise ValueError(f"input size {width}x{height} is not a multiple of 32 in both directions")
+    if weights not in ("imagenet", None) and not Path(weights).is_file():
+        raise BackboneWeightsError(f"no backbone weights at {weights}; give the path of a keras.applications "
+                                   "no-top .weights.h5 file, or backbone_weights = 'imagenet' to download them")
+
+    pixels = layers.Input((height, width, 3), name="pixels")
+    if name == "mobilenetv2":
+        normalised = layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(pixels)
+        network = keras.applications.MobileNetV2(input_tensor=normalised, include_top=False, weights=None)
+    else:
+        mean_bgr = np.array([103.939, 116.779, 123.68], "float32")
+        normalised = layers.Rescaling(1.0, offset=-mean_bgr, name="normalise")(pixels)
+        network = keras.applications.ResNet50(input_tensor=normalised, include_top=False, weights=None)
+    if weights is not None:
+        _load_imagenet(network, name, weights)
+
+    backbone = keras.Model(pixels, [network.get_layer(tap).output for tap in TAPS[name]], name=name)
+    if freeze_stem:
+        names = [layer.name for layer in backbone.layers]
+        for layer in backbone.layers[: names.index(STEM_ENDS[name]) + 1]:
+            layer.trainable = False
+    return backbone
+
+
+def _load_imagenet(network, name, weights):
+    """Load no-top ImageNet weights; MobileNetV2 saw RGB, so its first kernel is turned round to take BGR.
+    (keras.applications' ResNet-50 was trained on BGR as it is.)"""
+    maker = keras.applications.MobileNetV2 if name == "mobilenetv2" else keras.applications.ResNet50
+    shape = network.inputs[0].shape[1:]
+    try:
+        source = maker(input_shape=shape, include_top=False, weights="imagenet" if weights == "imagenet" else None)
+        if weights != "imagenet":
+            source.load_weights(weights)
+    except ValueError as error:
+        raise BackboneWeightsError(f"{weights} does not hold {name} weights: {error}") from error
+    values = source.get_weights()
+    if name == "mobilenetv2":
+        values[0] = values[0][:, :, ::-1, :]
+    network.set_weights(values)
+
+
+class LayerNorm(layers.Layer):
+    """Layer normalisation over the last axis (Ba et al. 2016), spelled so that ONNX Runtime fuses it:
+    Keras' own does not match the pattern."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(shape[-1],), initializer="zeros", name="beta")
+
+    def call(self, x):
+        centred = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.power(centred, 2.0), axis=-1, keepdims=True)
+        return centred / ops.sqrt(variance + 1e-6) * self.gamma + self.beta
+
+
+def conv_bn(x, filters, kernel=1, activation="relu", name=None):
+    """Convolution without bias, batch norm, activation (None for none)."""
+    x = layers.Conv2D(filters, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(momentum=0.99, name=f"{name}_bn")(x)
+    return layers.Activation(activation, name=f"{name}_act")(x) if activation else x
+
+
+def separable_bn(x, filters, kernel=5, name=None):
+    """Depthwise then pointwise convolution, batch norm and ReLU after the pair (Howard et al. 2017)."""
+    x = layers.DepthwiseConv2D(kernel, padding="same", use_bias=False, name=f"{name}_dw")(x)
+    return conv_bn(x, filters, 1, name=f"{name}_pw")
+
+
+def upsample(x, name):
+    """Twice the size, bilinear: one Resize in ONNX, where nearest becomes Tiles."""
+    return layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)

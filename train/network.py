@@ -1,0 +1,104 @@
+"""The pose network: backbone, self-attention over the stride-32 map, a small decoder, heatmaps or SimCC.
+
+    256×192 BGR ─ MobileNetV2 ┬ stride 8 ──────────────────────────────┐
+                              ├ stride 16 ─────────────┐               │
+                              └ stride 32 ─ attention ─ up, add, mix ─ up, add, mix ─ deconvolution ─ 64×48 maps
+
+Everything is Keras 3 with `keras.ops`, so the network also runs on Keras' other backends.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
+
+HEATMAP_STRIDE = 4
+
+
+def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
+                       attention_blocks=2, attention_width=192, decoder_width=128, simcc_split=2.0,
+                       backbone_weights="imagenet", freeze_stem=False):
+    """Network from BGR crops to logits.
+
+    Args:
+        num_keypoints: K.
+        input_size: (width, height) of the crop in pixels, multiples of 32.
+        backbone, backbone_weights, freeze_stem: see `build_backbone`.
+        head: "heatmap" for (B, K, H/4, W/4) logits, or "simcc" (Li et al. 2022) for one vector
+            (B, K, (W + H)·split) of x logits followed by y logits.
+        attention_blocks: transformer blocks over the stride-32 map; 0 leaves the attention out.
+        simcc_split: SimCC bins per pixel.
+
+    Returns:
+        keras.Model, (B, H, W, 3) float BGR 0..255 → logits. The softmax belongs to the loss and to the
+        exported graph.
+    """
+    if head not in ("heatmap", "simcc"):
+        raise ValueError(f"unknown head {head!r}; choose heatmap or simcc")
+    width, height = input_size
+    features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
+    stride8, stride16, stride32 = features.outputs
+
+    x = self_attention(conv_bn(stride32, attention_width, activation=None, name="neck32"),
+                       attention_blocks, attention_width, heads=attention_width // 32)
+    x = conv_bn(x, decoder_width, activation=None, name="up32")
+    for stride, skip in ((16, stride16), (8, stride8)):
+        lateral = conv_bn(skip, decoder_width, activation=None, name=f"lateral{stride}")
+        x = layers.Add(name=f"merge{stride}")([upsample(x, f"upsample{stride}"), lateral])
+        x = layers.Activation("relu", name=f"merge{stride}_relu")(x)
+        x = layers.Add(name=f"mix{stride}")([x, separable_bn(x, decoder_width, name=f"mix{stride}")])
+
+    if head == "heatmap":
+        x = layers.Conv2DTranspose(num_keypoints, 4, strides=2, padding="same", name="heatmap")(x)
+        logits = layers.Permute((3, 1, 2), name="logits")(x)
+    else:
+        x = layers.Conv2D(num_keypoints, 1, name="maps")(x)
+        x = layers.Reshape((num_keypoints, -1), name="flat_maps")(layers.Permute((3, 1, 2), name="maps_first")(x))
+        x = layers.Dense(256, activation="relu", name="simcc_hidden")(x)
+        logits = layers.Dense(round((width + height) * simcc_split), name="logits")(x)
+    return keras.Model(features.inputs[0], logits, name="pose")
+
+
+def self_attention(x, blocks, width, heads):
+    """Pre-norm transformer blocks (Vaswani et al. 2017, Xiong et al. 2020) over the cells of a feature map.
+
+    x: (B, H, W, C) with C = width → the same shape.
+    """
+    if blocks == 0:
+        return x
+    rows, columns = x.shape[1:3]
+    tokens = layers.Reshape((rows * columns, width), name="tokens")(x)
+    tokens = tokens + ops.convert_to_tensor(position_encoding(rows, columns, width))
+    for block in range(1, blocks + 1):
+        normed = LayerNorm(name=f"attention{block}_norm")(tokens)
+        query, key, value = (
+            layers.Permute((2, 1, 3), name=f"attention{block}_{part}_heads")(
+                layers.Reshape((rows * columns, heads, width // heads), name=f"attention{block}_{part}_split")(
+                    layers.Dense(width, name=f"attention{block}_{part}")(normed)))
+            for part in ("query", "key", "value"))
+        scores = ops.matmul(query * (heads / width) ** 0.5, ops.transpose(key, (0, 1, 3, 2)))
+        mixed = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), value), (0, 2, 1, 3))
+        mixed = layers.Reshape((rows * columns, width), name=f"attention{block}_merge")(mixed)
+        tokens = tokens + layers.Dense(width, name=f"attention{block}_out")(mixed)
+
+        normed = LayerNorm(name=f"feedforward{block}_norm")(tokens)
+        hidden = layers.Dense(2 * width, activation="relu", name=f"feedforward{block}_in")(normed)
+        tokens = tokens + layers.Dense(width, name=f"feedforward{block}_out")(hidden)
+    return layers.Reshape((rows, columns, width), name="attended_map")(LayerNorm(name="attention_norm")(tokens))
+
+
+def position_encoding(rows, columns, width):
+    """Sine-cosine position encoding of a grid (Carion et al. 2020): half the channels for y, half for x.
+
+    Positions are fractions of the grid, so that one set of weights serves several input sizes.
+    Returns (1, rows·columns, width) float32.
+    """
+    frequencies = 2 * math.pi * np.exp(np.linspace(0, math.log(max(rows, columns)), width // 4))
+    y = (np.arange(rows) + 0.5)[:, None] / rows * frequencies
+    x = (np.arange(columns) + 0.5)[:, None] / columns * frequencies
+    y = np.repeat(np.concatenate([np.sin(y), np.cos(y)], axis=1)[:, None], columns, axis=1)
+    x = np.repeat(np.concatenate([np.sin(x), np.cos(x)], axis=1)[None], rows, axis=0)
+    return np.concatenate([y, x], axis=2).reshape(1, rows * columns, width).astype("float32")
