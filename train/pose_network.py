@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
+from train.losses import heatmap_peak, simcc_peak
 
 HEATMAP_STRIDE = 4
 
@@ -71,7 +72,7 @@ def self_attention(x, blocks, width, heads):
         return x
     rows, columns = x.shape[1:3]
     tokens = layers.Reshape((rows * columns, width), name="tokens")(x)
-    tokens = tokens + ops.convert_to_tensor(position_encoding(rows, columns, width))
+    tokens = tokens + position_encoding(rows, columns, width)
     for block in range(1, blocks + 1):
         normed = LayerNorm(name=f"attention{block}_norm")(tokens)
         query, key, value = (
@@ -102,3 +103,21 @@ def position_encoding(rows, columns, width):
     y = np.repeat(np.concatenate([np.sin(y), np.cos(y)], axis=1)[:, None], columns, axis=1)
     x = np.repeat(np.concatenate([np.sin(x), np.cos(x)], axis=1)[None], rows, axis=0)
     return np.concatenate([y, x], axis=2).reshape(1, rows * columns, width).astype("float32")
+
+
+def deployed_pose_network(network, head, input_size, sigma, simcc_split=2.0):
+    """The network that ships: probabilities instead of logits, scaled to 1 at the peak of a certain keypoint.
+
+    Returns:
+        keras.Model with outputs {"heatmaps": (B, K, h, w)} or {"simcc_x": (B, K, W·split), "simcc_y": …}.
+    """
+    logits = network.outputs[0]
+    if head == "heatmap":
+        _, keypoints, rows, columns = logits.shape
+        flat = ops.softmax(ops.reshape(logits, (-1, keypoints, rows * columns)), axis=-1)
+        maps = ops.reshape(flat * (1 / heatmap_peak(sigma)), (-1, keypoints, rows, columns))
+        return keras.Model(network.inputs[0], {"heatmaps": maps})
+    bins = round(input_size[0] * simcc_split)
+    scale = 1 / simcc_peak(sigma * simcc_split)
+    return keras.Model(network.inputs[0], {"simcc_x": ops.softmax(logits[..., :bins], axis=-1) * scale,
+                                           "simcc_y": ops.softmax(logits[..., bins:], axis=-1) * scale})

@@ -1,0 +1,51 @@
+# make demo                        stream a clip through the bundled engines   (VIDEO=file, URL or camera number)
+# make test                        lint, types and tests
+# make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
+# make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
+# make models                      train and export both bundled engines, as they were made
+#
+# Every target sets up what it needs: .venv for streaming, .venv-dev with TensorFlow for the rest.
+
+PYTHON ?= python3
+GPUS ?= 0
+CONFIG ?= configs/pose.toml
+RUN ?= pose
+EPOCH ?=
+SET ?=
+VIDEO ?=
+STREAM := .venv/bin/python
+DEV := .venv-dev/bin/python
+TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
+
+.PHONY: help demo test lint train export models walkers curves clean
+
+help:
+	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(STREAM) -m pip install --quiet --upgrade pip
+	$(STREAM) -m pip install --quiet -e .
+	@touch $@
+
+.venv-dev/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-dev
+	$(DEV) -m pip install --quiet --upgrade pip
+	$(DEV) -m pip install --quiet -e '.[$(TENSORFLOW),train,export,eval,test]'
+	@touch $@
+
+demo: .venv/installed
+	$(STREAM) -m runtime.demo $(if $(VIDEO),--video '$(VIDEO)')
+
+lint: .venv-dev/installed
+	$(DEV) -m ruff check .
+	$(DEV) -m mypy runtime train export eval
+
+test: lint
+	$(DEV) -m pytest
+
+train: .venv-dev/installed
+	$(DEV) -m train --config $(CONFIG) --gpu $(GPUS) $(if $(CONTINUE),--continue) $(foreach item,$(SET),--set '$(item)')
+
+export: .venv-dev/installed
+	$(DEV) -m export --run output/model_dump/$(RUN) $(if $(EPOCH),--epoch $(EPOCH))

@@ -1,0 +1,201 @@
+"""COCO keypoint annotations, checked before any engine runs, and the images that belong to them."""
+
+import contextlib
+import io
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from runtime.errors import BadInput
+
+# What pycocotools reads of every annotation; it stops with a bare KeyError where one is missing.
+REQUIRED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The persons of a COCO keypoint file.
+
+    Attributes:
+        path: the file.
+        images: its images, dicts of COCO: id, file_name and, where the file has them, width and height.
+        persons: image id → the persons to find: annotations with num_keypoints > 0 that are no crowd.
+        keypoint_names: K names in the file's order, or () where its category names none.
+        keypoints: K.
+        category_id: of the persons.
+        index: pycocotools' COCO object of these images and this category.
+        images_in_file: how many images the file has, of which `images` may be the first few.
+    """
+
+    path: Path
+    images: list[dict[str, Any]]
+    persons: dict[int, list[dict[str, Any]]]
+    keypoint_names: tuple[str, ...]
+    keypoints: int
+    category_id: int
+    index: Any
+    images_in_file: int
+
+    @property
+    def person_count(self):
+        return sum(map(len, self.persons.values()))
+
+
+def load_annotations(path, limit=None):
+    """Read and check a COCO keypoint file.
+
+    Args:
+        path: for example person_keypoints_val2017.json.
+        limit: only the first so many images of the file.
+
+    Raises:
+        BadInput: the file is missing, is not JSON, has no images, no keypoints, or lacks fields that the score
+            needs; or pycocotools is not installed.
+    """
+    path = Path(path)
+    data = _read_json(path)
+    for part in ("images", "annotations"):
+        if not isinstance(data, dict) or not isinstance(data.get(part), list):
+            raise BadInput(f"{path} has no list {part!r}; give a COCO person_keypoints_*.json file")
+    if not data["images"]:
+        raise BadInput(f"{path} has no images; give a COCO person_keypoints_*.json file")
+    _need_fields(path, "images", data["images"], ("id", "file_name"))
+
+    total = len(data["annotations"])
+    labelled = [item for item in data["annotations"] if isinstance(item, dict) and item.get("keypoints")]
+    if not labelled:
+        raise BadInput(f"{path} has {total} annotations but none has keypoints; give the person_keypoints_*.json file")
+    category = _person_category(path, data.get("categories", []), labelled)
+    of_category = [item for item in data["annotations"] if item.get("category_id") == category["id"]]
+    _need_fields(path, "annotations", of_category, REQUIRED)
+    keypoints = _keypoint_count(path, of_category, category)
+    _need_unique_ids(path, of_category)
+
+    images = data["images"][:limit]
+    of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    kept = [item for item in of_category if item["image_id"] in of_image]
+    for item in kept:
+        if item["num_keypoints"] > 0 and not item["iscrowd"]:
+            of_image[item["image_id"]].append(item)
+    persons = {image: items for image, items in of_image.items() if items}
+    if not persons:
+        raise BadInput(f"{path} has no person with keypoints on its first {len(images)} of {len(data['images'])} images, "
+                       "so there is nothing to score; take more images, or the person_keypoints_*.json file")
+    return Annotations(
+        path=path,
+        images=images,
+        persons=persons,
+        keypoint_names=tuple(category.get("keypoints", ())),
+        keypoints=keypoints,
+        category_id=category["id"],
+        index=_build_index({"info": {}, "images": images, "annotations": kept, "categories": [category]}),
+        images_in_file=len(data["images"]),
+    )
+
+
+def _read_json(path):
+    if not path.exists():
+        raise BadInput(f"annotations file {path} does not exist; give a COCO person_keypoints_*.json file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read annotations file {path}: {error.strerror}; give a JSON file") from error
+    except ValueError as error:  # not JSON, or not even text
+        raise BadInput(f"{path} is not JSON ({error}); give a COCO person_keypoints_*.json file") from error
+
+
+def _need_fields(path, part, items, fields):
+    """Every item has every field, or the message names what is missing, where and how often."""
+    for field in fields:
+        lacking = [number for number, item in enumerate(items) if field not in item]
+        if lacking:
+            first = items[lacking[0]].get("id", f"at place {lacking[0]}")
+            raise BadInput(f"{path}: {len(lacking)} of {len(items)} {part} have no {field!r} (first: {first}); COCO's "
+                           f"score needs {', '.join(fields)}")
+
+
+def _person_category(path, categories, labelled):
+    """The one category whose annotations have keypoints."""
+    used = sorted({item.get("category_id") for item in labelled}, key=str)
+    if len(used) > 1:
+        raise BadInput(f"{path} has keypoints of {len(used)} categories ({', '.join(map(str, used))}); keep the persons")
+    for category in categories:
+        if category.get("id") == used[0]:
+            return category
+    raise BadInput(f"{path}: 'categories' has no entry with id {used[0]}, the category of its annotations; add it")
+
+
+def _keypoint_count(path, items, category):
+    """K, the same in every annotation and in the category's names."""
+    lengths = Counter(len(item["keypoints"]) for item in items)
+    length = lengths.most_common(1)[0][0]
+    if len(lengths) > 1 or length % 3:
+        found = ", ".join(f"{count} times {size}" for size, count in lengths.items())
+        raise BadInput(f"{path}: keypoints of all annotations must be as many numbers, x, y, visibility of each point, but "
+                       f"are {found}; make them equal")
+    names = category.get("keypoints", ())
+    if names and len(names) != length // 3:
+        raise BadInput(f"{path} names {len(names)} keypoints but its annotations have {length // 3}; make them equal")
+    return length // 3
+
+
+def _need_unique_ids(path, items):
+    counts = Counter(item["id"] for item in items)
+    twice = [number for number, count in counts.items() if count > 1]
+    if twice:
+        raise BadInput(f"{path}: {len(twice)} annotation ids occur twice or more (first: {twice[0]}); number them anew")
+    if 0 in counts:
+        print(f"warning: {path} has an annotation with id 0, which pycocotools counts as found by nobody: number "
+              "annotations from 1", file=sys.stderr)
+
+
+def _build_index(data):
+    try:
+        from pycocotools.coco import COCO
+    except ModuleNotFoundError as error:
+        raise BadInput("pycocotools is not installed; pip install -e '.[eval]'") from error
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        index.dataset = data
+        index.createIndex()
+    return index
+
+
+def check_images(images, folder):
+    """Raise BadInput unless every image is in the folder, with the number missing and the first of them."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"images folder {folder} does not exist; give the folder that holds {images[0]['file_name']}")
+    missing = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
+    if missing:
+        raise BadInput(f"{len(missing)} of {len(images)} images are not in {folder} (first: {missing[0]}); give the "
+                       "folder that belongs to the annotations")
+
+
+def read_image(image, folder) -> np.ndarray:
+    """Read an image of the annotations: (H, W, 3) uint8 BGR.
+
+    COCO labels the pixels as stored; other tools label the picture turned upright by its EXIF. The width and height
+    in the annotations tell which.
+
+    Raises:
+        BadInput: the file cannot be decoded, or its size is not the one that the annotations were made on.
+    """
+    path = Path(folder) / image["file_name"]
+    labelled = image.get("width"), image.get("height")
+    for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR):
+        picture = cv2.imread(str(path), flags)
+        if picture is None:
+            raise BadInput(f"cannot decode image {path} ({path.stat().st_size} bytes); replace it or take it out of "
+                           "the annotations")
+        size = picture.shape[1], picture.shape[0]
+        if None in labelled or size == labelled:
+            return picture
+    raise BadInput(f"{path} is {size[0]}x{size[1]} pixels but was annotated at {labelled[0]}x{labelled[1]}; give the "
+                   "images that the annotations were made on")

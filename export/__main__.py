@@ -1,0 +1,41 @@
+"""Turn a training checkpoint into an ONNX engine, checked against the network on real crops.
+
+    python -m export --epoch 140
+    python -m export --run output/model_dump/person --out models
+
+A pose run gives pose.onnx; a person run gives person.onnx, with non-maximum suppression in its graph, and
+person_raw.onnx, all boxes and scores, for backends that do it themselves.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from runtime.errors import run_command
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epoch", type=int, help="which snapshot (default: the last)")
+    parser.add_argument("--run", default="output/model_dump/pose", metavar="DIR",
+                        help="folder of the training run (default: %(default)s)")
+    parser.add_argument("--out", default="output/engines", metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--trained-on", metavar="TEXT", help="the data, one line for the engine's metadata "
+                        "(default: the data folders of the run)")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    from export.onnx_graph import export
+    from train.checkpoint import load_snapshot
+    network, config, epoch = load_snapshot(Path(arguments.run), arguments.epoch)
+    for line in export(network, config, epoch, Path(arguments.out), arguments.trained_on):
+        print(line)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,185 @@
+"""Keras network → ONNX: uint8 BGR in, engine outputs out, metadata inside.
+
+The graph that tf2onnx gives starts at float NCHW pixels. In front of it goes a block that takes frames as OpenCV
+holds them: a transpose on bytes (a quarter of the traffic of one on floats), then a cast. Normalisation and colour
+order already live in the network.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from dataclasses import asdict
+from datetime import date
+
+import numpy as np
+import onnx
+import onnxslim
+from onnx import TensorProto, helper, numpy_helper
+
+import runtime
+from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs
+from runtime.engine import open_engine
+from runtime.keypoints import COCO
+from train.network_engine import NetworkEngine
+
+OPSET = 18  # the highest that tf2onnx writes
+NMS_IOU = 0.6
+NMS_SCORE = 0.05
+NMS_BOXES = 100
+
+
+def export(network, config, epoch, folder, trained_on=None):
+    """Write the engines of a network to a folder, each under its final name only once it has passed its check.
+
+    Yields a line on each file.
+    """
+    reference = NetworkEngine(network, config)
+    model = to_onnx(reference.network, config, f"{trained_on or ', '.join(config.data)}; epoch {epoch}")
+    inputs, source = real_inputs(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.task == "pose":
+        with checked(model, folder / "pose.onnx") as engine:
+            worst = check_pose(engine, reference, inputs)
+        yield summary(folder / "pose.onnx", f"keypoints within {worst:.2g} px of Keras on {len(inputs)} {source} crops")
+        return
+    with checked(model, folder / "person_raw.onnx") as raw:
+        worst = check_boxes(raw, reference, inputs)
+        with checked(with_nms(model), folder / "person.onnx") as engine:
+            check_nms(engine, raw, inputs, NMS_IOU, NMS_SCORE)
+    yield summary(folder / "person_raw.onnx", f"boxes within {worst:.2g} px of Keras on {len(inputs)} {source} pictures")
+    yield summary(folder / "person.onnx", "NMS in the graph keeps the boxes that runtime.nms keeps")
+
+
+@contextlib.contextmanager
+def checked(model, path):
+    """Write a model beside its final name, open it as an engine, and rename it if the caller's check passes."""
+    partial = path.with_name(f"partial_{path.name}")
+    onnx.save(model, partial)
+    try:
+        yield open_engine(partial, kind=None)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def summary(path, check):
+    return f"{path}  {path.stat().st_size / 1e6:.1f} MB, {check}"
+
+
+def to_onnx(network, config, trained_on):
+    """Convert a deployable network (`train.network_engine.deployed`).
+
+    Args:
+        network: keras.Model, (B, H, W, 3) float BGR → dict of outputs.
+        trained_on: one line on the data, for the metadata.
+
+    Returns:
+        onnx.ModelProto with input "pixels" (batch, H, W, 3) uint8 and a dynamic batch.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.WARNING)
+    width, height = config.input_size
+    names = list(network.output)
+    signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
+
+    @tf.function(input_signature=signature)
+    def function(pixels):
+        outputs = network(pixels, training=False)
+        return [outputs[name] for name in names]
+
+    model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET,
+                                             inputs_as_nchw=["pixels:0"])
+    for old, name in zip([output.name for output in model.graph.output], names, strict=True):
+        rename(model.graph, old, name)
+    model = onnxslim.slim(model)
+    take_bytes(model, width, height)
+    name_batch(model)
+    describe(model, config, trained_on)
+    onnx.checker.check_model(model, full_check=True)
+    foreign = {node.domain for node in model.graph.node} - {""}
+    if foreign:  # tf2onnx leaves operations that it cannot convert in a domain of their own, without an error
+        raise ExportError(f"tf2onnx could not convert every operation: domains {foreign} remain")
+    return model
+
+
+def rename(graph, old, new):
+    """Rename a value everywhere in a graph."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        if value.name == old:
+            value.name = new
+
+
+def take_bytes(model, width, height):
+    """Put the block for uint8 NHWC frames in front of a graph that takes float NCHW."""
+    graph = model.graph
+    old = graph.input[0].name
+    rename(graph, old, "pixels_float")
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", height, width, 3]))
+    graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["pixels_planar"], perm=[0, 3, 1, 2]))
+    graph.node.insert(1, helper.make_node("Cast", ["pixels_planar"], ["pixels_float"], to=TensorProto.FLOAT))
+
+
+def name_batch(model):
+    """Name the first axis of every input and output "batch", and forget inner shapes inferred before."""
+    del model.graph.value_info[:]
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def describe(model, config, trained_on):
+    """Write the metadata that `runtime.engine` reads."""
+    metadata = {
+        "kind": config.task,
+        "input_size": f"{config.input_size[0]}x{config.input_size[1]}",
+        "network": f"{config.backbone}, {config.attention_blocks} attention blocks",
+        "trained_on": trained_on,
+        "date": date.today().isoformat(),
+        "version": runtime.__version__,
+        "licence": "Apache-2.0",
+    }
+    if config.task == "pose":
+        metadata |= {"head": config.head, "keypoints": json.dumps(asdict(COCO))}
+    helper.set_model_props(model, metadata)
+    model.producer_name, model.producer_version = "attention-pose", runtime.__version__
+
+
+def with_nms(model):
+    """The detector with non-maximum suppression in its graph, for one frame at a time.
+
+    Returns:
+        A copy whose outputs are "kept_boxes" (M, 4) and "kept_scores" (M,), best first, M ≤ 100.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    constants = {"nms_boxes": [NMS_BOXES], "nms_iou": [NMS_IOU], "nms_score": [NMS_SCORE], "nms_axis": [1],
+                 "nms_column": [2], "nms_flat": [-1], "nms_first": [0]}
+    for name, value in constants.items():
+        kind = "float32" if name in ("nms_iou", "nms_score") else "int64"
+        graph.initializer.append(numpy_helper.from_array(np.array(value, kind), name))
+    graph.node.extend([
+        helper.make_node("Unsqueeze", ["scores", "nms_axis"], ["scores_by_class"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores_by_class", "nms_boxes", "nms_iou", "nms_score"],
+                         ["selected"]),
+        helper.make_node("Gather", ["selected", "nms_column"], ["selected_column"], axis=1),
+        helper.make_node("Reshape", ["selected_column", "nms_flat"], ["kept"]),
+        helper.make_node("Squeeze", ["boxes", "nms_first"], ["all_boxes"]),
+        helper.make_node("Squeeze", ["scores", "nms_first"], ["all_scores"]),
+        helper.make_node("Gather", ["all_boxes", "kept"], ["kept_boxes"], axis=0),
+        helper.make_node("Gather", ["all_scores", "kept"], ["kept_scores"], axis=0),
+    ])
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("kept_boxes", TensorProto.FLOAT, ["kept", 4]))
+    graph.output.append(helper.make_tensor_value_info("kept_scores", TensorProto.FLOAT, ["kept"]))
+    graph.input[0].type.tensor_type.shape.dim[0].Clear()
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,99 @@
+"""Does the ONNX compute what the Keras network computes? Measured in pixels on real crops."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from runtime.crop import crop_matrix, crop_region, letterbox, warp_crop
+from runtime.errors import BadInput
+from runtime.nms import nms
+from runtime.pose import PoseEstimator
+
+from train.datasets import load_persons, load_photos, read_image
+
+TOLERANCE = 0.1  # pixels of the input, for keypoints and for box edges
+SCORE_TOLERANCE = 0.01
+SAMPLES = 48
+
+
+class ExportError(BadInput):
+    """The exported graph is not what the network is; nothing is left under the final name."""
+
+
+def real_inputs(config, count=SAMPLES):
+    """Network inputs cut from the run's own data, or from rendered pictures where that data is not on this machine.
+
+    Returns:
+        (N, H, W, 3) uint8 BGR, and one word on where they come from.
+    """
+    size = tuple(config.input_size)
+    present = [folder for folder in config.data if Path(folder).is_dir()]
+    if present:
+        config = dataclasses.replace(config, data=present)
+        items = load_persons(config) if config.task == "pose" else load_photos(config)
+        items = [items[index] for index in np.linspace(0, len(items) - 1, count).astype(int)]
+        pictures = [(read_image(item.image), item.box if config.task == "pose" else None) for item in items]
+    else:
+        from runtime.walkers import render_still
+        stills = [render_still(seed, (640, 480)) for seed in range(2 * count)]
+        pictures = [(image, _edges(persons[0]["bbox"])) for image, persons in stills if persons][:count]
+
+    inputs = []
+    for image, box in pictures:
+        if config.task == "pose":
+            (centre,), (extent,) = crop_region(box, size)
+            inputs.append(warp_crop(image, crop_matrix(centre, extent, size), size))
+        else:
+            inputs.append(letterbox(image, size)[0])
+    return np.stack(inputs), "training" if present else "rendered"
+
+
+def _edges(bbox):
+    left, top, width, height = bbox
+    return np.array([left, top, left + width, top + height], np.float32)
+
+
+def check_pose(engine, reference, inputs):
+    """Hold the keypoints of two pose engines against each other.
+
+    Args:
+        engine, reference: with `run`, `input_size` and `schema`.
+        inputs: (N, H, W, 3) uint8 BGR crops.
+
+    Returns:
+        The worst distance in pixels of the crop.
+
+    Raises:
+        ExportError: it is beyond TOLERANCE, or is no number.
+    """
+    ours, theirs = (PoseEstimator(one).estimate(inputs) for one in (engine, reference))
+    return _judge(np.linalg.norm(ours[..., :2] - theirs[..., :2], axis=-1), np.abs(ours[..., 2] - theirs[..., 2]),
+                  "keypoints")
+
+
+def check_boxes(engine, reference, inputs):
+    """The same for the boxes and scores of two raw person engines."""
+    ours, theirs = engine.run(inputs), reference.run(inputs)
+    return _judge(np.abs(ours["boxes"] - theirs["boxes"]), np.abs(ours["scores"] - theirs["scores"]), "boxes")
+
+
+def check_nms(engine, raw, inputs, iou_threshold, score_threshold):
+    """The boxes of a person engine with NMS in its graph must be those that `runtime.nms` keeps of the raw engine's."""
+    for picture in inputs:
+        outputs = raw.run(picture[None])
+        boxes, scores = outputs["boxes"][0], outputs["scores"][0]
+        boxes, scores = boxes[scores > score_threshold], scores[scores > score_threshold]
+        kept = nms(boxes, scores, iou_threshold)
+        found = engine.run(picture[None])["kept_boxes"]
+        if found.shape != boxes[kept].shape or np.abs(found - boxes[kept]).max(initial=0) > TOLERANCE:
+            raise ExportError(f"NMS in the graph keeps {len(found)} boxes that are not the {len(kept)} of runtime.nms; "
+                              "nothing was exported")
+
+
+def _judge(distances, score_differences, what):
+    worst, score = distances.max(), score_differences.max()
+    if not worst <= TOLERANCE or not score <= SCORE_TOLERANCE:  # also where it is NaN
+        raise ExportError(f"{what} of the ONNX lie up to {worst:.3g} px and {score:.3g} in score from the network's "
+                          f"(tolerance {TOLERANCE} px, {SCORE_TOLERANCE}); nothing was exported")
+    return float(worst)

@@ -1,0 +1,70 @@
+"""Draw persons on a frame: skeleton, box, score."""
+
+import cv2
+import numpy as np
+
+LEFT, RIGHT, MIDDLE = (40, 140, 255), (255, 160, 30), (110, 220, 110)  # BGR: orange, blue, green
+BOX, INK, PAPER = (235, 235, 235), (255, 255, 255), (40, 40, 40)
+SHIFT = 4  # OpenCV draws on a grid of 1/16 pixel
+
+
+def draw_poses(image, poses, schema, threshold=0.2, caption=""):
+    """Draw all persons of a frame.
+
+    Args:
+        image: (H, W, 3) uint8 BGR; left as it is.
+        poses: Poses in its pixels.
+        schema: KeypointSchema of the poses. The person's left is orange, the right blue, the middle green.
+        threshold: keypoints with a lower score are left out, and so are their limbs.
+        caption: a line for the top left corner.
+
+    Returns:
+        A new image of the same shape.
+    """
+    canvas = image.copy()
+    for person in np.argsort(poses.box_scores, kind="stable"):  # the surest last, on top
+        box = poses.boxes[person]
+        # Line width follows the person's size, so that small persons stay recognisable under their skeleton.
+        width = max(1, round(float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]))) / 70))
+        _draw_box(canvas, box, poses.box_scores[person], max(1, width // 2))
+        _draw_skeleton(canvas, poses.keypoints[person], schema, threshold, width)
+    if caption:
+        _draw_text(canvas, caption, (8, 8), max(0.5, canvas.shape[0] / 900))
+    return canvas
+
+
+def side_colour(*names):
+    """Colour of a keypoint or limb by its keypoints' names: one side only, or the middle."""
+    sides = {name.partition("_")[0] for name in names} & {"left", "right"}
+    return {("left",): LEFT, ("right",): RIGHT}.get(tuple(sides), MIDDLE)
+
+
+def _draw_skeleton(canvas, keypoints, schema, threshold, width):
+    shown = keypoints[:, 2] >= threshold
+    height, frame_width = canvas.shape[:2]
+    # Far outside the frame only the direction matters, and OpenCV's coordinates must not overflow.
+    limit = 4 * max(height, frame_width)
+    points = np.rint(np.clip(keypoints[:, :2], -limit, limit) * 2**SHIFT).astype(int).tolist()
+    limbs = [(start, end) for start, end in schema.limbs if shown[start] and shown[end]]
+    for outline in (True, False):  # a dark rim first keeps the colours readable on any ground
+        for start, end in limbs:
+            colour = PAPER if outline else side_colour(schema.names[start], schema.names[end])
+            cv2.line(canvas, points[start], points[end], colour, width + 2 * outline, cv2.LINE_AA, SHIFT)
+    radius = round((width + 1) * 2**SHIFT)
+    for index in np.flatnonzero(shown):
+        cv2.circle(canvas, points[index], radius + 2**SHIFT, INK, cv2.FILLED, cv2.LINE_AA, SHIFT)
+        cv2.circle(canvas, points[index], radius, side_colour(schema.names[index]), cv2.FILLED, cv2.LINE_AA, SHIFT)
+
+
+def _draw_box(canvas, box, score, width):
+    left, top, right, bottom = np.rint(box).astype(int).tolist()
+    cv2.rectangle(canvas, (left, top), (right, bottom), BOX, width, cv2.LINE_AA)
+    _draw_text(canvas, f"{score:.2f}", (left, top), 0.4 + 0.05 * width)
+
+
+def _draw_text(canvas, text, corner, scale):
+    """Text on a dark plate whose top left corner is at `corner`."""
+    (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    x, y = corner
+    cv2.rectangle(canvas, (x, y), (x + width + 6, y + height + baseline + 4), PAPER, cv2.FILLED)
+    cv2.putText(canvas, text, (x + 3, y + height + 3), cv2.FONT_HERSHEY_SIMPLEX, scale, INK, 1, cv2.LINE_AA)

@@ -1,0 +1,206 @@
+"""Where frames come from: a camera, a video file, a URL, a folder of images."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# FFmpeg's chatter about damaged streams would bury our one line. It is read when FFmpeg is first used.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from runtime.errors import BadInput  # noqa: E402
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+FPS_WITHOUT_CLOCK = 25.0  # for images, and for cameras and streams that do not say
+URL_TIMEOUT = 10_000  # milliseconds without an answer, after which a URL is given up
+
+
+@dataclass
+class Frame:
+    """One picture.
+
+    Attributes:
+        index: 0, 1, 2 … as captured; a live source has gaps where the pipeline was too slow.
+        time: seconds since the first frame: the file's time stamps, or the clock of a live source.
+        image: (H, W, 3) uint8, BGR.
+        name: the image's file name, "000012" for frame 12 of a video or camera.
+    """
+
+    index: int
+    time: float
+    image: np.ndarray
+    name: str
+
+
+def open_source(camera=None, video=None, images=None):
+    """Open one of: a camera number, a video path or URL, a folder of images.
+
+    Every source is iterated once for its Frames, and has `label` (for messages, free of passwords), `fps`,
+    `total` (frames, None where unknown), `live` (frames that nobody fetches in time are lost) and `close()`.
+
+    Raises:
+        BadInput: also while iterating, when the source breaks off; the frames before have then been given out.
+    """
+    if camera is not None:
+        return open_camera(camera)
+    if video is not None:
+        return open_url(video) if "://" in str(video) else open_video(video)
+    return ImageFolder(images)
+
+
+def open_camera(number):
+    """The camera of this number, as a live Video."""
+    capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        devices = ", ".join(sorted(map(str, Path("/dev").glob("video*"))))
+        raise BadInput(f"camera {number} does not open: " + (
+            f"choose another of {devices}, and see that no other program uses it" if devices
+            else "this machine has no /dev/video*; connect a camera, or give --video or --images"))
+    return Video(capture, f"camera {number}", live=True)
+
+
+def open_video(path):
+    """A video file: every frame is given out."""
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"video {path} is a folder: give --images for a folder of images")
+    if not path.is_file():
+        raise BadInput(f"video {path} does not exist: check the path")
+    # An absolute path, since FFmpeg would read "a:b.mp4" as a protocol.
+    capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened():
+        raise BadInput(f"{path} is no video that can be read: an incomplete copy, or another kind of file")
+    return Video(capture, str(path), live=False, counts_frames=_counts_frames(path))
+
+
+def open_url(url):
+    """A URL: a file on a server gives out every frame, a live stream only the newest."""
+    label = hide_secrets(url)
+    options = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, URL_TIMEOUT,
+               cv2.CAP_PROP_READ_TIMEOUT_MSEC, URL_TIMEOUT]
+    capture = cv2.VideoCapture(str(url), cv2.CAP_FFMPEG, options)
+    if not capture.isOpened():
+        raise BadInput(f"{label} does not open: no answer, no access, or no video there; try it in a video player")
+    # A file's length can be told; a camera's stream has none.
+    return Video(capture, label, live=capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0)
+
+
+def hide_secrets(url):
+    """The URL without user, password and query, for messages."""
+    parts = urlsplit(str(url))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+class Video:
+    """Frames of a video file, a stream or a camera, through OpenCV.
+
+    Args:
+        capture: the opened cv2.VideoCapture; closed by `close()`.
+        label: what messages call it.
+        live: its frames come at their own pace.
+        counts_frames: the file stores how many frames it has; other files' numbers are estimates.
+    """
+
+    def __init__(self, capture, label, live, counts_frames=False):
+        self._capture = capture
+        self.label = label
+        self.live = live
+        self._counts_frames = counts_frames
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        known = 0.1 <= fps <= 1000
+        self.fps = fps if known else FPS_WITHOUT_CLOCK
+        total = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.total = round(total) if total > 0 and known and not live else None
+
+    def __iter__(self):
+        index, seconds, start = 0, 0.0, None
+        while True:
+            landed, image = self._capture.read()
+            if not landed:
+                break
+            if self.live:
+                start = time.perf_counter() if start is None else start
+                seconds = time.perf_counter() - start
+            elif index:
+                stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                seconds = stamp if stamp > seconds else seconds + 1 / self.fps  # raw streams have no stamps
+            yield Frame(index, seconds, image, f"{index:06d}")
+            index += 1
+        self._check_end(index, seconds)
+
+    def close(self):
+        self._capture.release()
+
+    def _check_end(self, frames, seconds):
+        """OpenCV reports a break like an end; the number of frames in the header tells them apart."""
+        if self.live:
+            raise BadInput(f"{self.label} stopped after {frames} frames: check the camera or the network, start again")
+        if not self.total:
+            return
+        # Estimates are duration times rate: of a variable rate only the time counts, and a second is tolerance.
+        reached = frames if self._counts_frames else max(frames, seconds * self.fps + 1) + self.fps
+        if reached < self.total:
+            raise BadInput(f"{self.label} ended at frame {frames} of {self.total}: it was cut off or is damaged; "
+                           "fetch it again (all frames before are done)")
+
+
+class ImageFolder:
+    """The images of a folder in natural order: frame2 before frame10."""
+
+    live = False
+    fps = FPS_WITHOUT_CLOCK
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        self.label = str(folder)
+        if not folder.is_dir():
+            raise BadInput(f"folder {folder} does not exist or is a file: give a folder of images")
+        files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not files:
+            raise BadInput(f"folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self._files = sorted(files, key=natural_order)
+        self.total = len(files)
+
+    def __iter__(self):
+        for index, path in enumerate(self._files):
+            yield Frame(index, index / self.fps, read_image(path), path.name)
+
+    def close(self):
+        """Nothing stays open between images."""
+
+
+def read_image(path):
+    """Image file → (H, W, 3) uint8 BGR, turned upright as its EXIF says.
+
+    Raises:
+        BadInput: missing, cut off, or no image.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except OSError as error:
+        raise BadInput(f"image {path} cannot be read: {error.strerror}") from error
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        image = None
+    if image is None:
+        raise BadInput(f"image {path} cannot be decoded: no image, empty or cut off; replace or remove it")
+    return image
+
+
+def natural_order(path):
+    """Sort key by name with digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)], path.name
+
+
+def _counts_frames(path):
+    """MP4, MOV and AVI store the number of frames; MKV, WebM and TS only a duration."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return head[4:8] == b"ftyp" or head[:4] == b"RIFF"

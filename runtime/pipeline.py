@@ -1,0 +1,158 @@
+"""The order of things: capture → detect → pose → the caller, who draws and writes. One thread a stage."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runtime.frames import Frame
+from runtime.keypoints import Poses
+
+QUEUE_SIZE = 2  # frames waiting between two stages: enough to smooth jitter, few enough to stay fresh
+
+
+@dataclass
+class Result:
+    """One frame with its persons.
+
+    Attributes:
+        frame: Frame, its image untouched.
+        poses: Poses in pixels of the frame.
+        timings: seconds: "capture" (a live camera's includes waiting for it), "detect", "pose", and "latency",
+            from the frame's arrival to this result's.
+    """
+
+    frame: Frame
+    poses: Poses
+    timings: dict[str, float]
+
+
+def stream(source, detector, pose) -> Iterator[Result]:
+    """Run a source through detection and pose estimation, stages overlapping, results in order.
+
+    Files and folders lose no frame; of a live source only the newest frame is taken. What a stage raises, the
+    caller gets after the results before it. Leaving the loop early stops the threads.
+
+        from runtime.detect import PersonDetector
+        from runtime.engine import open_engine
+        from runtime.frames import open_source
+        from runtime.pipeline import stream
+        from runtime.pose import PoseEstimator
+
+        detector = PersonDetector(open_engine("models/person.onnx", "person"))
+        pose = PoseEstimator(open_engine("models/pose.onnx", "pose"))
+        for result in stream(open_source(video="street.mp4"), detector, pose):
+            print(result.frame.time, result.poses.boxes, result.poses.keypoints)  # or draw them: runtime.draw
+
+    Args:
+        source: from `open_source`; stays open, it is the caller's.
+        detector: PersonDetector, or any function frame image → boxes, scores.
+        pose: PoseEstimator, or any function frame image, boxes → keypoints.
+    """
+
+    def detect(item):
+        frame, timings, arrival = item
+        start = time.perf_counter()
+        boxes, scores = detector(frame.image)
+        timings["detect"] = time.perf_counter() - start
+        return frame, timings, arrival, boxes, scores
+
+    def estimate(item):
+        frame, timings, arrival, boxes, scores = item
+        start = time.perf_counter()
+        poses = Poses(boxes, scores, pose(frame.image, boxes))
+        timings["pose"] = time.perf_counter() - start
+        return Result(frame, poses, timings), arrival
+
+    captured, detected, posed = _Queue(newest_only=source.live), _Queue(), _Queue()
+    threads = [
+        threading.Thread(target=_run_stage, name="capture", args=(_capture(source), lambda item: item, captured)),
+        threading.Thread(target=_run_stage, name="detect", args=(captured, detect, detected)),
+        threading.Thread(target=_run_stage, name="pose", args=(detected, estimate, posed)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for result, arrival in posed:
+            result.timings["latency"] = time.perf_counter() - arrival
+            yield result
+    finally:
+        for queue in (captured, detected, posed):
+            queue.close()
+        for thread in threads:
+            thread.join()
+
+
+def _capture(source):
+    """(frame, timings, arrival on the clock) of every frame."""
+    start = time.perf_counter()
+    for frame in source:
+        arrival = time.perf_counter()
+        yield frame, {"capture": arrival - start}, arrival
+        start = time.perf_counter()
+
+
+def _run_stage(inlet, work, outlet):
+    """Thread of one stage. An exception travels down the queues, behind the results before it."""
+    try:
+        for item in inlet:
+            if not outlet.put(work(item)):
+                break
+        outlet.finish()
+    except Exception as error:
+        outlet.finish(error)
+    finally:
+        inlet.close()
+
+
+class _Queue:
+    """A bounded queue between two threads that either end can shut.
+
+    With `newest_only` a full queue drops its oldest item instead of making the putter wait.
+    """
+
+    def __init__(self, newest_only=False):
+        self._items = deque()
+        self._size = 1 if newest_only else QUEUE_SIZE
+        self._newest_only = newest_only
+        self._changed = threading.Condition()
+        self._finished = self._closed = False
+        self._error = None
+
+    def put(self, item):
+        """Wait for room, put the item. False if the reader has closed the queue."""
+        with self._changed:
+            if self._newest_only and len(self._items) == self._size:
+                self._items.popleft()
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
+            self._items.append(item)
+            self._changed.notify_all()
+            return not self._closed
+
+    def finish(self, error=None):
+        """The writer's end: the reader gets what is left, and then the error if there is one."""
+        with self._changed:
+            self._finished, self._error = True, error
+            self._changed.notify_all()
+
+    def close(self):
+        """The reader's end: whoever waits on either side is let go."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self):
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._finished or self._closed)
+                if self._closed:
+                    return
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error

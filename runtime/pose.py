@@ -1,0 +1,64 @@
+"""Pose estimation: a frame and the boxes of its persons → their keypoints."""
+
+import numpy as np
+
+from runtime.crop import crop_matrix, crop_region, invert, transform_points, warp_crop
+from runtime.decode import DECODINGS, decode_heatmaps, decode_simcc, merge_flipped
+
+LARGEST_BATCH = 32  # crops at once: bounds the memory of a crowded frame
+
+
+class PoseEstimator:
+    """Finds the keypoints of persons with a pose engine.
+
+    Args:
+        engine: from `open_engine(path, "pose")`.
+        decoding: how a heatmap becomes a point, see `runtime.decode`; SimCC has one way only.
+        flip_test: also run the mirror image and average: more accurate, half as fast.
+
+    Call it with a (H, W, 3) uint8 BGR frame and (N, 4) boxes, left, top, right, bottom in its pixels; it returns
+    (N, K, 3) float32: x, y in pixels of the frame, and the score. Attribute `schema` says what the K are.
+    """
+
+    def __init__(self, engine, decoding="dark", flip_test=False):
+        if decoding not in DECODINGS:
+            raise ValueError(f"unknown decoding {decoding!r}; choose one of {', '.join(DECODINGS)}")
+        self.engine = engine
+        self.schema = engine.schema
+        self.decoding = decoding
+        self.flip_test = flip_test
+
+    def __call__(self, frame, boxes):
+        size = self.engine.input_size
+        centres, extents = crop_region(boxes, size)
+        matrices = [crop_matrix(centre, extent, size) for centre, extent in zip(centres, extents, strict=True)]
+        keypoints = np.zeros((len(matrices), len(self.schema), 3), np.float32)
+        for first in range(0, len(matrices), LARGEST_BATCH):
+            chunk = slice(first, first + LARGEST_BATCH)
+            keypoints[chunk] = self.estimate(np.stack([warp_crop(frame, matrix, size) for matrix in matrices[chunk]]))
+        for person, matrix in zip(keypoints, matrices, strict=True):
+            person[:, :2] = transform_points(person[:, :2], invert(matrix))
+        return keypoints
+
+    def estimate(self, crops):
+        """Keypoints of crops, which may come from different frames.
+
+        Args:
+            crops: (N, H, W, 3) uint8 BGR of the engine's input size, N ≥ 1.
+
+        Returns:
+            (N, K, 3) float32: x, y in pixels of the crop, and the score.
+        """
+        outputs = self.engine.run(crops)
+        if self.flip_test:
+            mirrored = self.engine.run(crops[:, :, ::-1])
+            outputs = {name: self._merge(name, maps, mirrored[name]) for name, maps in outputs.items()}
+        if "heatmaps" in outputs:
+            return decode_heatmaps(outputs["heatmaps"], self.engine.input_size, self.decoding)
+        return decode_simcc(outputs["simcc_x"], outputs["simcc_y"], self.engine.input_size)
+
+    def _merge(self, name, maps, mirrored):
+        order = self.schema.flip_order
+        if name == "simcc_y":  # a mirror leaves heights alone; only left and right change places
+            return (maps + mirrored[:, order]) / 2
+        return merge_flipped(maps, mirrored, order)

@@ -1,0 +1,233 @@
+"""Where results go: a video, a folder of images, JSON lines, a window.
+
+Each writer has `write(result, drawn)`, result from the pipeline and drawn its (H, W, 3) uint8 BGR picture with the
+skeletons, and `close()`. A write that did not land raises BadInput; what landed before is kept and playable.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.crop import letterbox
+from runtime.errors import BadInput
+
+CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "FMP4"}  # MPEG-4: H.264 is not in OpenCV's wheels
+ENCODER_BUFFER = 2 << 20  # bytes that FFmpeg may still hold back
+
+
+def open_output(path, fps, live=False):
+    """A writer for drawn frames: a video if the path ends in .mp4, .mov or .avi, a folder of JPEGs without suffix."""
+    path = Path(path)
+    if path.suffix.lower() in CODECS:
+        return VideoWriter(path, fps, live)
+    if path.suffix and not path.is_dir():
+        raise BadInput(f"output {path} has an unknown suffix: end it in {', '.join(CODECS)}, or give a folder")
+    return ImageWriter(path)
+
+
+class VideoWriter:
+    """Writes a video.
+
+    Args:
+        path: .mp4, .mov or .avi; missing folders are made, a file of this name is replaced.
+        fps: frames per second of the video.
+        live: frames come at any time: each is repeated until the next one's time, and those too many are left out,
+            so that the video runs at the speed of life. Otherwise every frame is written once.
+
+    The first frame sets the size; others are letterboxed into it.
+    """
+
+    def __init__(self, path, fps, live=False):
+        self.path = path
+        self._fps = fps
+        self._live = live
+        self._video = None
+        self._written = 0
+        self._replaces = path.exists()
+        _open_file(path).close()
+
+    def write(self, result, drawn):
+        if self._video is None:
+            self._open(drawn)
+        if drawn.shape[1::-1] != self._size:
+            drawn = letterbox(drawn, self._size)[0]
+        due = round(result.frame.time * self._fps) if self._live else self._written
+        while self._written < due:
+            self._put(self._last)
+        if self._written == due:
+            self._put(drawn)
+        self._last = drawn
+
+    def close(self):
+        """Finish the file and see that all frames are in it."""
+        if self._video is None:
+            if not self._replaces:
+                self.path.unlink()  # without a frame it would be no video
+            return
+        self._video.release()
+        self._video = None
+        written = cv2.VideoCapture(str(self.path.resolve()), cv2.CAP_FFMPEG)
+        landed = round(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if landed != self._written:
+            raise BadInput(f"{self.path} has {landed} of {self._written} frames: the disk did not take them all; "
+                           "choose another place for --out")
+
+    def _open(self, first):
+        self._size = first.shape[1::-1]
+        self._check_room()
+        codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
+        self._video = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self._fps, self._size)
+        if not self._video.isOpened():
+            self._video = None
+            raise BadInput(f"{self.path} cannot be written as a video of {self._size[0]}×{self._size[1]} at "
+                           f"{self._fps:g} frames per second: choose another --out")
+
+    def _put(self, picture):
+        self._check_room()
+        self._video.write(picture)
+        self._written += 1
+
+    def _check_room(self):
+        """OpenCV does not tell when a write fails, and without its index, which comes last, a video is lost: so
+        stop while there is still room for what FFmpeg holds back, a frame and the index."""
+        needed = ENCODER_BUFFER + self._size[0] * self._size[1] + 32 * self._written
+        if _room_left(self.path) < needed:
+            raise BadInput(f"no space left for {self.path} after {self._written} frames (kept): free some space or "
+                           "choose another place for --out")
+
+
+class ImageWriter:
+    """Writes one JPEG a frame, under the name of the image it came from."""
+
+    def __init__(self, folder):
+        self.path = folder
+        self._names = set()
+        _make_folder(folder)
+
+    def write(self, result, drawn):
+        name = Path(result.frame.name)
+        # a.png and a.jpg of one folder must not overwrite each other
+        target = f"{name.stem}.jpg" if f"{name.stem}.jpg" not in self._names else f"{name}.jpg"
+        self._names.add(target)
+        path = self.path / target
+        try:
+            path.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half an image would look like a whole one
+            raise _cannot_write(path, error) from error
+
+    def close(self):
+        """Every image is complete once written."""
+
+
+class JsonLinesWriter:
+    """Writes poses as JSON lines, one frame a line:
+
+        {"frame": 0, "time": 0.0, "persons": [{"box": [left, top, right, bottom], "score": 0.93,
+         "keypoints": [[x, y, score], …]}, …]}
+
+    in pixels of the frame and seconds. Every line is written whole, whatever ends the run.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = _open_file(self.path, truncate=True)
+
+    def write(self, result, drawn=None):
+        line = memoryview((poses_json(result) + "\n").encode())
+        landed = 0
+        try:
+            while landed < len(line):
+                landed += self._file.write(line[landed:])
+        except OSError as error:
+            if landed:
+                self._file.truncate(self._file.tell() - landed)
+            raise _cannot_write(self.path, error) from error
+
+    def close(self):
+        self._file.close()
+
+
+def poses_json(result):
+    """One frame's poses as a line of JSON: pixels to a hundredth, scores to a thousandth."""
+    poses = result.poses
+    persons = [
+        {"box": _rounded(box, 2), "score": round(float(score), 3),
+         "keypoints": [[*_rounded(point[:2], 2), round(float(point[2]), 3)] for point in points]}
+        for box, score, points in zip(poses.boxes, poses.box_scores, poses.keypoints, strict=True)
+    ]
+    return json.dumps({"frame": result.frame.index, "time": round(result.frame.time, 4), "persons": persons})
+
+
+class Window:
+    """Shows the frames; q, Esc or the window's own button sets `closed`."""
+
+    title = "poses (q or Esc ends)"
+
+    def __init__(self):
+        if re.search(r"GUI:\s+NONE", cv2.getBuildInformation()):
+            raise BadInput("--show needs an OpenCV with windows: "
+                           "`pip uninstall opencv-python-headless && pip install opencv-python`")
+        # Asked first, since OpenCV's Qt ends the whole process where there is no display.
+        if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+            raise BadInput("--show needs a display, and DISPLAY is not set: run it on a desktop, or use --out")
+        cv2.namedWindow(self.title, cv2.WINDOW_NORMAL)
+        self.closed = False
+
+    def write(self, result, drawn):
+        cv2.imshow(self.title, drawn)
+        pressed = cv2.waitKey(1) & 0xFF
+        gone = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
+        self.closed = pressed in (ord("q"), 27) or gone
+
+    def close(self):
+        cv2.destroyAllWindows()
+
+
+def _rounded(values, digits):
+    return [round(float(value), digits) for value in np.asarray(values)]
+
+
+def _open_file(path, truncate=False):
+    """Open for writing without a buffer, so that an error shows at the write that met it."""
+    _make_folder(path.parent)
+    try:
+        return open(path, "wb" if truncate else "ab", buffering=0)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(path, error):
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space or choose another place" if full else "choose another place"
+    return BadInput(f"{path} cannot be written: {error.strerror}; {advice}")
+
+
+def _room_left(path):
+    """Bytes that the file may still grow by: the disk's, or those of a limit on file sizes (`ulimit -f`)."""
+    try:
+        room = shutil.disk_usage(path.parent).free
+        if sys.platform != "win32":
+            import resource
+
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            if limit != resource.RLIM_INFINITY:
+                room = min(room, limit - path.stat().st_size)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return room

@@ -1,0 +1,72 @@
+"""What several tests need: tiny engines, and clips of a walking rectangle with three coloured dots."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import engines
+
+BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture(scope="session")
+def person_path(tmp_path_factory):
+    return engines.person_engine(tmp_path_factory.mktemp("engines") / "person.onnx")
+
+
+@pytest.fixture(scope="session")
+def pose_path(tmp_path_factory):
+    return engines.pose_engine(tmp_path_factory.mktemp("engines") / "pose.onnx")
+
+
+def figure(index=0, size=(320, 192)):
+    """A frame of the walker, 2 pixels further right in each, and its truth.
+
+    Returns:
+        (H, W, 3) uint8 BGR image, the box (left, top, right, bottom), the three dots (3, 2).
+    """
+    image = np.full((size[1], size[0], 3), 60, np.uint8)
+    left, top = 20 + 2 * index, 30
+    box = (left, top, left + 60, top + 120)
+    cv2.rectangle(image, (left, top), (left + 59, top + 119), (255, 255, 255), cv2.FILLED)
+    dots = np.array([(left + 15, top + 40), (left + 45, top + 40), (left + 30, top + 90)])
+    for dot, colour in zip(dots.tolist(), (BLUE, GREEN, RED), strict=True):
+        cv2.circle(image, dot, 5, colour, cv2.FILLED)
+    return image, box, dots
+
+
+def write_clip(path, frames=20, fps=10, codec="mp4v", size=(320, 192)):
+    """A video of the walker."""
+    video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+    assert video.isOpened()
+    for index in range(frames):
+        video.write(figure(index, size)[0])
+    video.release()
+    return path
+
+
+def index_first(path):
+    """Move an MP4's index to its front, as for the web, so that a cut-off copy still opens."""
+    data = path.read_bytes()
+    boxes, at = {}, 0
+    while at < len(data):
+        length = int.from_bytes(data[at:at + 4], "big")
+        boxes[data[at + 4:at + 8]] = data[at:at + length]
+        at += length
+    index = bytearray(boxes[b"moov"])
+    table = index.index(b"stco") + 8  # chunk offsets move back by the index's length
+    for entry in range(int.from_bytes(index[table:table + 4], "big")):
+        place = table + 4 + 4 * entry
+        offset = int.from_bytes(index[place:place + 4], "big") + len(index)
+        index[place:place + 4] = offset.to_bytes(4, "big")
+    path.write_bytes(boxes[b"ftyp"] + bytes(index) + boxes[b"free"] + boxes[b"mdat"])
+    return path
+
+
+def count_frames(path):
+    """Frames that really decode, or -1 where it is no video."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    frames = 0 if capture.isOpened() else -1
+    while capture.read()[0]:
+        frames += 1
+    return frames

@@ -1,0 +1,91 @@
+"""Augmentation moves pixels and labels together."""
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from runtime.keypoints import COCO  # noqa: E402
+from train.augment import augment_person, augment_photo, distort  # noqa: E402
+from train.config import Config  # noqa: E402
+from train.datasets import Person, Photo  # noqa: E402
+
+STILL = dict(occlusion=0.0, low_resolution=0.0, colour=0.0)
+
+
+def dotted_person():
+    """A grey picture with a dot of its own colour at each of 17 keypoints."""
+    image = np.full((480, 640, 3), 128, np.uint8)
+    rng = np.random.default_rng(0)
+    points = np.stack([rng.permutation(np.linspace(230, 410, 17)), np.linspace(70, 420, 17)], 1).astype(int)
+    colours = [(int(10 + 14 * i), int(250 - 14 * i), 60 if i % 2 else 200) for i in range(17)]
+    for point, colour in zip(points, colours, strict=True):
+        cv2.circle(image, tuple(map(int, point)), 9, colour, -1)
+    keypoints = np.concatenate([points, np.ones((17, 1))], 1).astype(np.float32)
+    return image, Person("dots", np.array([210, 50, 430, 440], np.float32), keypoints), np.array(colours)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_keypoints_stay_on_their_dots(flip):
+    image, person, colours = dotted_person()
+    config = Config(flip=flip, half_body=0.3, **STILL)
+    seen = 0
+    for seed in range(20):
+        crop, keypoints = augment_person(image, person, config, np.random.default_rng(seed))
+        assert crop.shape == (256, 192, 3)
+        order = COCO.flip_order if flip else np.arange(17)
+        for keypoint, colour in zip(keypoints, colours[order], strict=True):
+            x, y = np.round(keypoint[:2]).astype(int)
+            if 4 <= x < 188 and 4 <= y < 252:
+                np.testing.assert_allclose(crop[y, x], colour, atol=6)
+                seen += 1
+    assert seen > 200
+    assert (person.keypoints[:, 2] == 1).all(), "augmentation wrote into the data set"
+
+
+def test_flip_really_mirrors_and_swaps_left_and_right():
+    image, person, _ = dotted_person()
+    plain = Config(flip=0.0, scale=0.0, shift=0.0, rotation_chance=0.0, half_body=0.0, **STILL)
+    mirror = Config(flip=1.0, scale=0.0, shift=0.0, rotation_chance=0.0, half_body=0.0, **STILL)
+    crop, keypoints = augment_person(image, person, plain, np.random.default_rng(0))
+    mirrored, swapped = augment_person(image, person, mirror, np.random.default_rng(0))
+    np.testing.assert_allclose(mirrored.astype(int), crop[:, ::-1], atol=3)
+    np.testing.assert_allclose(swapped[COCO.flip_order, 0], 191 - keypoints[:, 0], atol=1e-3)
+    np.testing.assert_allclose(swapped[COCO.flip_order, 1:], keypoints[:, 1:], atol=1e-3)
+
+
+def test_photo_boxes_stay_around_their_rectangles():
+    image = np.full((300, 400, 3), 128, np.uint8)
+    image[100:220, 60:140] = (0, 0, 255)
+    photo = Photo("rectangle", np.array([[60, 100, 140, 220, 1]], np.float32))
+    config = Config(task="person", input_size=[320, 320], **STILL)
+    compared = 0
+    for seed in range(30):
+        pixels, boxes = augment_photo(image, photo, config, np.random.default_rng(seed))
+        red = (pixels[..., 2] > 190) & (pixels[..., 1] < 60)
+        if not len(boxes) or not red.any():
+            continue
+        rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+        drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(boxes[0, :4], drawn, atol=2.5)
+        compared += 1
+    assert compared > 20
+
+
+def test_a_sliver_of_a_person_is_ignored():
+    photo = Photo("two", np.array([[0, 0, 100, 100, 1], [-95, 0, 5, 100, 1]], np.float32))
+    config = Config(task="person", input_size=[320, 320], flip=0.0, scale=0.0, **STILL)
+    _, boxes = augment_photo(np.zeros((320, 320, 3), np.uint8), photo, config, np.random.default_rng(0))
+    assert boxes[:, 4].tolist() == [1, -1]
+
+
+def test_distortions_change_pixels_and_are_repeatable():
+    image, *_ = dotted_person()
+    for key in ("occlusion", "low_resolution", "colour"):
+        config = Config(**{**STILL, key: 1.0})
+        first, again = (distort(image, config, np.random.default_rng(5)) for _ in range(2))
+        assert first.shape == image.shape and first.dtype == np.uint8
+        assert (first != image).any(), key
+        np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(distort(image, Config(**STILL), np.random.default_rng(5)), image)

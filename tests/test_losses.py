@@ -1,0 +1,154 @@
+"""Targets, losses and assignment, against what the runtime decodes and against plain NumPy."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from runtime.decode import decode_heatmaps, decode_simcc  # noqa: E402
+from runtime.nms import box_iou  # noqa: E402
+from train.detector_loss import assign, generalised_iou, iou, person_loss, quality_focal_loss  # noqa: E402
+from train.detector_network import cell_centres  # noqa: E402
+from train.losses import (  # noqa: E402
+    gaussian_heatmaps,
+    heatmap_loss,
+    heatmap_peak,
+    simcc_loss,
+    simcc_peak,
+)
+
+SIZE = (192, 256)
+
+
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def some_keypoints(persons=4, margin=24):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(margin, np.array(SIZE) - margin, (persons, 17, 2))
+    return np.concatenate([points, np.ones((persons, 17, 1))], 2).astype("float32")
+
+
+def test_what_training_draws_is_what_streaming_reads():
+    keypoints = some_keypoints()
+    heatmaps = array(gaussian_heatmaps(keypoints, 64, 48, SIZE, 2.0)) / heatmap_peak(2.0)
+    decoded = decode_heatmaps(heatmaps, SIZE)
+    assert np.abs(decoded[..., :2] - keypoints[..., :2]).max() < 0.05
+    # A peak between four cells is lower than one on a cell: by exp(-0.25 / 2σ²) at the worst.
+    assert (decoded[..., 2] > 0.93).all() and (decoded[..., 2] <= 1).all()
+
+
+def test_targets_are_distributions_and_uniform_outside():
+    keypoints = some_keypoints(1)
+    keypoints[0, 0, :2] = -30, 100
+    keypoints[0, 1, :2] = 0, 0  # on the border: cut, but still a distribution
+    heatmaps = array(gaussian_heatmaps(keypoints, 64, 48, SIZE, 2.0))[0]
+    np.testing.assert_allclose(heatmaps.sum((1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(heatmaps[0], 1 / (64 * 48))
+    assert heatmaps[1].argmax() == 0
+
+
+def test_heatmap_loss_is_least_at_its_target_and_counts_by_weight():
+    keypoints = some_keypoints(2)
+    loss = heatmap_loss(SIZE, 2.0)
+    target = np.log(np.maximum(array(gaussian_heatmaps(keypoints, 64, 48, SIZE, 2.0)), 1e-30))
+    entropy = np.log(2 * np.pi * np.e * 2.0**2)  # of a two-dimensional Gaussian
+    assert float(loss(keypoints, target)) == pytest.approx(entropy, abs=0.01)
+    assert float(loss(keypoints, np.roll(target, 1, axis=3))) > entropy + 0.1
+
+    wrong = target.copy()
+    wrong[0, 3] = 0
+    assert float(loss(keypoints, wrong)) > entropy + 0.05
+    keypoints[0, 3, 2] = 0
+    assert float(loss(keypoints, wrong)) == pytest.approx(entropy, abs=0.01)
+    keypoints[..., 2] = 0
+    assert float(loss(keypoints, wrong)) == 0
+
+
+def test_simcc_loss_is_least_where_streaming_reads_the_keypoint():
+    keypoints = some_keypoints(2)
+    bins = [np.arange(side * 2) for side in SIZE]
+    vectors = [-((bins[axis] - ((keypoints[..., axis:axis + 1] + 0.5) * 2 - 0.5)) ** 2) / (2 * 12.0**2) for axis in (0, 1)]
+    logits = np.concatenate(vectors, 2).astype("float32")
+    loss = simcc_loss(SIZE, 2.0, 6.0)
+    assert float(loss(keypoints, logits)) < float(loss(keypoints, np.roll(logits, 4, axis=2))) - 0.01
+    x, y = (np.exp(vector) for vector in vectors)
+    decoded = decode_simcc(x, y, SIZE)
+    assert np.abs(decoded[..., :2] - keypoints[..., :2]).max() <= 0.26  # half a bin
+    assert simcc_peak(12.0) == pytest.approx(np.exp(vectors[0])[0, 0].max() / np.exp(vectors[0])[0, 0].sum(), rel=0.01)
+
+
+def random_boxes(rng, count, size=(96, 64)):
+    corners = rng.uniform(0, 1, (count, 2, 2)) * size
+    return np.concatenate([corners.min(1), corners.max(1) + 1], 1).astype("float32")
+
+
+def test_iou_and_generalised_iou_against_numpy():
+    rng = np.random.default_rng(1)
+    a, b = random_boxes(rng, 50), random_boxes(rng, 50)
+    expected = np.diag(box_iou(a, b))
+    np.testing.assert_allclose(array(iou(a, b)), expected, atol=1e-5)
+    low, high = np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])
+    hull = np.prod(high - low, 1)
+    areas = np.prod(a[:, 2:] - a[:, :2], 1) + np.prod(b[:, 2:] - b[:, :2], 1)
+    union = areas / (1 + expected)
+    np.testing.assert_allclose(array(generalised_iou(a, b)), expected - (hull - union) / hull, atol=1e-5)
+
+
+def test_every_person_gets_the_ten_cells_that_fit_it_best():
+    size = (96, 64)
+    centres, strides = cell_centres(size)
+    persons = np.array([[4, 4, 44, 60, 1], [50, 10, 92, 62, 1], [60, 0, 70, 8, -1], [0, 0, 0, 0, 0]], "float32")
+    # Cells in the first person predict it exactly, those in the second are off by two pixels.
+    boxes = np.concatenate([centres - strides[:, None], centres + strides[:, None]], 1).astype("float32")
+    inside = [(centres[:, 0] > p[0]) & (centres[:, 0] < p[2]) & (centres[:, 1] > p[1]) & (centres[:, 1] < p[3]) for p in persons]
+    boxes[inside[0]] = persons[0, :4]
+    boxes[inside[1]] = persons[1, :4] + [2, 2, 0, 0]
+    scores = np.linspace(0.1, 0.9, len(boxes)).astype("float32")
+    target, quality = assign(persons[None], boxes[None], scores[None], centres)
+    target, quality = array(target)[0], array(quality)[0]
+
+    for number in (0, 1):
+        chosen = (quality > 0) & inside[number]
+        best = np.sort(np.flatnonzero(inside[number])[np.argsort(-scores[inside[number]])[:10]])
+        np.testing.assert_array_equal(np.flatnonzero(chosen), best)
+        np.testing.assert_array_equal(target[chosen], np.tile(persons[number, :4], (10, 1)))
+    assert quality[~inside[0] & ~inside[1]].max() == 0
+    assert quality[inside[0]].max() == pytest.approx(1, abs=1e-4)
+    assert quality[inside[1]].max() == pytest.approx(box_iou(boxes[inside[1]][:1], persons[1:2, :4])[0, 0], abs=1e-4)
+
+
+def test_person_loss_ignores_what_it_is_told_to_and_falls_towards_the_truth():
+    size = (96, 64)
+    centres, strides = cell_centres(size)
+    persons = np.array([[[4, 4, 44, 60, 1], [50, 10, 92, 62, -1]]], "float32")
+    loss = person_loss(size)
+    boxes = np.concatenate([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1).astype("float32")[None]
+
+    def value(boxes, logits):
+        return float(loss(persons, np.concatenate([boxes, logits[..., None]], 2).astype("float32")))
+
+    logits = np.full(boxes.shape[:2], -3.0, "float32")
+    in_crowd = (centres[:, 0] > 50) & (centres[:, 0] < 92) & (centres[:, 1] > 10) & (centres[:, 1] < 62)
+    in_person = (centres[:, 0] > 4) & (centres[:, 0] < 44) & (centres[:, 1] > 4) & (centres[:, 1] < 60)
+    shouting = np.where(in_crowd, 3.0, logits).astype("float32")
+    assert value(boxes, shouting) == pytest.approx(value(boxes, logits), abs=1e-5)
+    background = np.where(~in_crowd & ~in_person, 3.0, logits).astype("float32")
+    assert value(boxes, background) > value(boxes, logits) + 1
+
+    better = boxes.copy()
+    better[0, in_person] = persons[0, 0, :4]
+    sure = np.where(in_person, 3.0, logits).astype("float32")
+    assert value(better, sure) < value(boxes, sure)
+    assert value(better, sure) < value(better, logits)
+
+
+def test_empty_picture_and_quality_focal_loss():
+    size = (96, 64)
+    nobody = np.zeros((2, 3, 5), "float32")
+    quiet = np.concatenate([np.zeros((2, 126, 4)), np.full((2, 126, 1), -4.0)], 2).astype("float32")
+    assert len(cell_centres(size)[0]) == 126
+    assert 0 <= float(person_loss(size)(nobody, quiet)) < 0.1
+    logits, quality = np.array([-30.0, 0.0, 30.0], "float32"), np.array([0.0, 0.5, 1.0], "float32")
+    np.testing.assert_allclose(array(quality_focal_loss(logits, quality)), 0, atol=1e-6)

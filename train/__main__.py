@@ -1,0 +1,40 @@
+"""Train a pose network or a person detector.
+
+    python -m train --config configs/pose.toml --gpu 0,1
+    python -m train --config configs/person.toml --gpu cpu --set epochs=20 --continue
+
+Writes output/model_dump/NAME/snapshot_NNN.weights.h5 after every epoch and the curves to output/log/NAME.
+"""
+
+import argparse
+import os
+
+from runtime.errors import run_command
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/pose.toml", help="TOML file (default: %(default)s)")
+    parser.add_argument("--gpu", default="0", metavar="0,1", help="GPU numbers, 0,1 or 0-1, or cpu (default: 0)")
+    parser.add_argument("--continue", dest="resume", action="store_true", help="go on after the last epoch")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override a key of the config; may be repeated")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    from train.config import load_config
+    config = load_config(arguments.config, arguments.overrides)
+
+    from train.fit import choose_devices, train
+    from train.validate import validator
+    strategy = choose_devices(arguments.gpu)
+    train(config, strategy, resume=arguments.resume, evaluate=validator(config))
+
+
+if __name__ == "__main__":
+    run_command(main)

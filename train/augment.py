@@ -1,0 +1,145 @@
+"""Augmentation of crops and photos, in NumPy and OpenCV. Colours are BGR, coordinates pixels."""
+
+import cv2
+import numpy as np
+
+from runtime.crop import LETTERBOX_GREY, crop_matrix, crop_region, transform_points, warp_crop
+from runtime.keypoints import COCO
+
+UPPER_BODY = tuple(range(11))  # COCO's head and arms; the rest are hips and legs
+
+
+def augment_person(image, person, config, rng):
+    """One training crop of a person.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        person: train.datasets.Person.
+
+    Returns:
+        crop (height, width, 3) uint8 BGR, keypoints (K, 3): x, y in crop pixels, weight.
+    """
+    keypoints = person.keypoints.copy()
+    box = _half_body(person, config, rng) if rng.random() < config.half_body else person.box
+    (centre,), (extent,) = crop_region(box, config.input_size)
+    extent = extent * np.clip(rng.normal(1, config.scale / 2), 1 - config.scale, 1 + config.scale)
+    centre = centre + extent * np.clip(rng.normal(0, config.shift, 2), -2 * config.shift, 2 * config.shift)
+    rotation = 0.0
+    if rng.random() < config.rotation_chance:
+        rotation = np.clip(rng.normal(0, config.rotation / 2), -config.rotation, config.rotation)
+
+    matrix = crop_matrix(centre, extent, config.input_size, rotation)
+    if rng.random() < config.flip:
+        matrix = np.array([[-1, 0, config.input_size[0] - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
+        keypoints = keypoints[COCO.flip_order]
+    crop = warp_crop(image, matrix, config.input_size)
+    keypoints[:, :2] = transform_points(keypoints[:, :2], matrix)
+    return distort(crop, config, rng), keypoints
+
+
+def _half_body(person, config, rng):
+    """The box of the upper or of the lower body's keypoints (Wang et al. 2018), the person's own if they are few."""
+    labelled = person.keypoints[:, 2] > 0
+    upper = np.isin(np.arange(len(labelled)), UPPER_BODY)
+    half = labelled & (upper if rng.random() < 0.6 else ~upper)
+    if half.sum() < 3 or labelled.sum() < 8:
+        return person.box
+    points = person.keypoints[half, :2]
+    low, high = points.min(0), points.max(0)
+    margin = 0.15 * max(high - low)
+    return np.concatenate([low - margin, high + margin])
+
+
+def augment_photo(image, photo, config, rng):
+    """One training input of the detector: a random window of the photo, grey where it reaches beyond.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        photo: train.datasets.Photo.
+
+    Returns:
+        pixels (height, width, 3) uint8 BGR, boxes (N, 5) in input pixels, 1 person or -1 ignore.
+    """
+    size = np.array(config.input_size)
+    fit = min(size / image.shape[1::-1])
+    # Mostly the whole photo as streaming letterboxes it; else nearer, or far away on grey.
+    scale = fit * np.exp(rng.uniform(-config.scale, config.scale) * (2 if rng.random() < 0.3 else 1))
+    slack = size - scale * np.array(image.shape[1::-1])
+    shift = slack * (rng.random(2) if rng.random() < 0.7 else 0)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    boxes = photo.boxes.copy()
+    if rng.random() < config.flip:
+        matrix = np.array([[-1, 0, size[0] - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
+    if scale < 0.5:
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        matrix[:, :2] *= 2
+    pixels = cv2.warpAffine(image, matrix, tuple(config.input_size), flags=cv2.INTER_LINEAR,
+                            borderMode=cv2.BORDER_CONSTANT, borderValue=(LETTERBOX_GREY,) * 3)
+    if scale < 0.5:
+        matrix[:, :2] /= 2
+    corners = np.stack([transform_points(boxes[:, :2], matrix), transform_points(boxes[:, 2:4], matrix)])
+    full = np.concatenate([corners.min(0), corners.max(0)], 1)
+    boxes[:, :4] = np.clip(full, 0, np.tile(size, 2))
+    whole = np.prod(full[:, 2:] - full[:, :2], 1)
+    kept = np.prod(boxes[:, 2:4] - boxes[:, :2], 1)
+    # What the window cut down to a sliver is neither person nor background.
+    boxes[(kept < 0.25 * whole) | (kept < 16), 4] = -1
+    return distort(pixels, config, rng), boxes[kept > 0]
+
+
+def distort(pixels, config, rng):
+    """Occlusion, low resolution and colour, each at its chance; geometry stays."""
+    if rng.random() < config.occlusion:
+        pixels = occlude(pixels, rng)
+    if rng.random() < config.low_resolution:
+        pixels = lower_resolution(pixels, rng)
+    if rng.random() < config.colour:
+        pixels = recolour(pixels, rng)
+    return pixels
+
+
+def occlude(pixels, rng):
+    """Cover one to three patches with a flat colour, noise, or another part of the picture."""
+    pixels = pixels.copy()
+    height, width = pixels.shape[:2]
+    for _ in range(rng.integers(1, 4)):
+        w, h = (np.array([width, height]) * rng.uniform(0.08, 0.35, 2)).astype(int)
+        x, y = rng.integers(0, width - w), rng.integers(0, height - h)
+        kind = rng.integers(3)
+        if kind == 0:
+            patch = np.broadcast_to(rng.integers(0, 256, 3), (h, w, 3))
+        elif kind == 1:
+            patch = rng.integers(0, 256, (h, w, 3))
+        else:
+            fx, fy = rng.integers(0, width - w), rng.integers(0, height - h)
+            patch = pixels[fy:fy + h, fx:fx + w].copy()
+        pixels[y:y + h, x:x + w] = patch
+    return pixels
+
+
+def lower_resolution(pixels, rng):
+    """Shrink to a half … a sixth, perhaps blur or compress, and enlarge: persons far from the camera."""
+    height, width = pixels.shape[:2]
+    factor = rng.uniform(2, 6)
+    small = cv2.resize(pixels, (max(8, int(width / factor)), max(8, int(height / factor))),
+                       interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.5:
+        small = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1],
+                             cv2.IMREAD_COLOR)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def recolour(pixels, rng):
+    """Other hue, saturation, contrast, brightness; grey now and then."""
+    if rng.random() < 0.1:
+        pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    elif rng.random() < 0.6:
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV)
+        hue = ((np.arange(256) + rng.integers(-8, 9)) % 180).astype(np.uint8)
+        saturation = np.clip(np.arange(256) * rng.uniform(0.6, 1.5), 0, 255).astype(np.uint8)
+        hsv = cv2.merge([cv2.LUT(hsv[..., 0], hue), cv2.LUT(hsv[..., 1], saturation), hsv[..., 2]])
+        pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    gain, offset, gamma = rng.uniform(0.6, 1.4), rng.uniform(-30, 30), np.exp(rng.uniform(-0.4, 0.4))
+    curve = 255 * np.clip((np.arange(256) - 127.5) * gain + 127.5 + offset, 0, 255)
+    curve = np.clip((curve / 255 / 255) ** gamma * 255, 0, 255).astype(np.uint8)
+    return cv2.LUT(pixels, curve)

@@ -1,0 +1,111 @@
+"""Networks from configs, and their weights on disk.
+
+`output/model_dump/NAME/` holds
+    config.json                the run's config
+    snapshot_012.weights.h5    averaged (EMA) weights after epoch 12: what is evaluated and exported
+    resume.weights.h5          raw weights and optimiser state after the last epoch, to train on from
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from runtime.errors import BadInput
+from runtime.keypoints import COCO
+from train.config import Config
+from train.detector_network import build_person_network
+from train.pose_network import build_pose_network
+
+OUTPUT = Path("output")
+
+
+def run_folder(config):
+    return OUTPUT / "model_dump" / config.name
+
+
+def build_network(config, weights=None):
+    """The network of a config: from the weights given, else from `init_weights`, else from ImageNet."""
+    weights = weights or config.init_weights
+    common = dict(input_size=tuple(config.input_size), backbone=config.backbone, freeze_stem=config.freeze_stem,
+                  decoder_width=config.decoder_width, attention_blocks=config.attention_blocks,
+                  attention_width=config.attention_width,
+                  backbone_weights=None if weights else config.backbone_weights or None)
+    if config.task == "pose":
+        network = build_pose_network(len(COCO), head=config.head, **common)
+    else:
+        network = build_person_network(**common)
+    if weights:
+        load_weights(network, weights)
+    return network
+
+
+def load_weights(network, path):
+    """Load `.weights.h5` weights; a file that is missing or of another network is BadInput."""
+    if not Path(path).is_file():
+        raise BadInput(f"no weights at {path}")
+    try:
+        network.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise BadInput(f"{path} does not fit this network; is it of another config? ({str(error).splitlines()[0]})") from error
+
+
+def save_weights(network, path):
+    """Save so that a half-written file never carries the name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial_{os.getpid()}.weights.h5")
+    network.save_weights(partial)
+    os.replace(partial, path)
+
+
+def save_config(config, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def snapshot_path(folder, epoch):
+    return Path(folder) / f"snapshot_{epoch:03d}.weights.h5"
+
+
+def snapshots(folder):
+    """Epochs whose snapshots a run folder holds, ascending."""
+    return sorted(int(path.name.split("_")[1].split(".")[0]) for path in Path(folder).glob("snapshot_*.weights.h5"))
+
+
+def load_snapshot(folder, epoch=None):
+    """Network and config of a run at an epoch (the last one if None)."""
+    found = snapshots(folder)
+    if not found:
+        raise BadInput(f"no snapshots in {folder}; train first (make train), or give another --run")
+    epoch = found[-1] if epoch is None else epoch
+    if epoch not in found:
+        raise BadInput(f"{folder} has no snapshot of epoch {epoch}; it has {_ranges(found)}")
+    config = Config(**json.loads((Path(folder) / "config.json").read_text()))
+    return build_network(config, weights=str(snapshot_path(folder, epoch))), config, epoch
+
+
+def _ranges(numbers):
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} … {numbers[-1]} ({len(numbers)} of them)"
+
+
+def shrink_weights(source, target):
+    """Copy a snapshot with its kernels as float16: half the size, to keep and to train on from.
+
+    Vectors (batch norm statistics, biases) stay float32: their range is wide and they are few.
+    """
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                kernel = item.ndim >= 2
+                new.create_dataset(name, data=np.asarray(item, np.float16 if kernel else item.dtype))
+            else:
+                new.require_group(name)
+            for key, value in item.attrs.items():
+                new[name].attrs[key] = value
+        for key, value in old.attrs.items():
+            new.attrs[key] = value
+        old.visititems(copy)

@@ -1,0 +1,108 @@
+"""Target assignment and loss of the person detector, in `keras.ops` alone.
+
+Task-aligned assignment (TOOD, Feng et al. 2021): each person takes the ten cells whose own prediction fits it
+best, by score and overlap together. The score learns the overlap (quality focal loss, Li et al. 2020), the box
+the generalised IoU (Rezatofighi et al. 2019).
+"""
+
+from keras import ops
+
+from train.detector_network import cell_centres
+
+CELLS_PER_PERSON = 10
+SMALLEST_BOX = 12.0  # pixels; smaller persons may take the cells within this box around them
+BOX_WEIGHT = 2.0
+
+
+def person_loss(input_size):
+    """loss(labels (B, M, 5), predictions (B, A, 5)) → scalar.
+
+    labels: left, top, right, bottom in input pixels, and 1 person, -1 region to ignore, 0 nothing.
+    predictions: left, top, right, bottom, logit per cell, as `build_person_network` gives them.
+    """
+    centres, _ = cell_centres(input_size)
+
+    def loss(labels, predictions):
+        boxes, logits = predictions[..., :4], predictions[..., 4]
+        target_boxes, quality = assign(labels, ops.stop_gradient(boxes), ops.stop_gradient(ops.sigmoid(logits)), centres)
+        counted = ops.maximum(_in_ignored(labels, centres), ops.cast(quality > 0, "float32"))
+        persons = ops.maximum(ops.sum(quality), 1.0)
+        score = ops.sum(quality_focal_loss(logits, quality) * counted) / persons
+        box = ops.sum((1 - generalised_iou(boxes, target_boxes)) * quality) / persons
+        return score + BOX_WEIGHT * box
+
+    return loss
+
+
+def assign(labels, boxes, scores, centres):
+    """Which person each cell answers for.
+
+    Args:
+        labels: (B, M, 5) as above; boxes (B, A, 4) and scores (B, A) as predicted; centres (A, 2).
+
+    Returns:
+        target boxes (B, A, 4), and quality (B, A): the score to learn, 0 where the cell has no person.
+    """
+    persons = labels[..., :4]
+    overlap = iou(ops.expand_dims(persons, 2), ops.expand_dims(boxes, 1))  # (B, M, A)
+    candidate = _inside(_at_least(persons, SMALLEST_BOX), centres) * ops.cast(labels[..., 4:] > 0, "float32")
+    fit = candidate * (ops.sqrt(ops.expand_dims(scores, 1)) * ops.power(overlap, 6) + 1e-9)
+    tenth = ops.top_k(fit, CELLS_PER_PERSON)[0][..., -1:]
+    taken = ops.cast(fit >= ops.maximum(tenth, 1e-12), "float32") * candidate
+    # A cell that several persons want goes to the one it overlaps most.
+    owner = ops.argmax(taken * (overlap + 1e-6), axis=1)  # (B, A)
+    taken = taken * ops.transpose(ops.one_hot(owner, labels.shape[1], dtype="float32"), (0, 2, 1))
+
+    fit, overlap = fit * taken, overlap * taken
+    best_fit = ops.max(fit, axis=2, keepdims=True)
+    best_overlap = ops.max(overlap, axis=2, keepdims=True)
+    quality = ops.max(fit / ops.maximum(best_fit, 1e-12) * ops.maximum(best_overlap, 0.05) * taken, axis=1)
+    target = ops.take_along_axis(persons, ops.expand_dims(owner, 2), axis=1)
+    return target, quality
+
+
+def quality_focal_loss(logits, quality):
+    """Cross-entropy against a soft score, weighted by the square of the miss. Elementwise."""
+    entropy = ops.maximum(logits, 0) - logits * quality + ops.softplus(-ops.abs(logits))
+    return ops.square(ops.stop_gradient(ops.sigmoid(logits)) - quality) * entropy
+
+
+def _areas(a, b):
+    overlap = ops.prod(ops.maximum(ops.minimum(a[..., 2:], b[..., 2:]) - ops.maximum(a[..., :2], b[..., :2]), 0), -1)
+    sizes = [ops.prod(box[..., 2:] - box[..., :2], -1) for box in (a, b)]
+    return overlap, ops.maximum(sizes[0] + sizes[1] - overlap, 1e-6)
+
+
+def iou(a, b):
+    """Intersection over union of (…, 4) boxes, broadcast."""
+    overlap, union = _areas(a, b)
+    return overlap / union
+
+
+def generalised_iou(a, b):
+    """IoU less the empty share of the smallest box around both: -1 … 1."""
+    overlap, union = _areas(a, b)
+    hull = ops.prod(ops.maximum(a[..., 2:], b[..., 2:]) - ops.minimum(a[..., :2], b[..., :2]), -1)
+    hull = ops.maximum(hull, 1e-6)
+    return overlap / union - (hull - union) / hull
+
+
+def _inside(boxes, centres):
+    """(B, M, 4), (A, 2) → (B, M, A) 1.0 where the cell's middle lies in the box."""
+    edges = ops.expand_dims(boxes, 2)
+    x, y = centres[:, 0], centres[:, 1]
+    inside = (x > edges[..., 0]) & (x < edges[..., 2]) & (y > edges[..., 1]) & (y < edges[..., 3])
+    return ops.cast(inside, "float32")
+
+
+def _at_least(boxes, size):
+    """Boxes grown about their middle to at least this size."""
+    middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+    half = ops.maximum(boxes[..., 2:] - boxes[..., :2], size) / 2
+    return ops.concatenate([middle - half, middle + half], axis=-1)
+
+
+def _in_ignored(labels, centres):
+    """(B, A) 0.0 for cells in a region to ignore, 1.0 elsewhere."""
+    ignored = _inside(labels[..., :4], centres) * ops.cast(labels[..., 4:] < 0, "float32")
+    return 1 - ops.max(ignored, axis=1)
