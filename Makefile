@@ -17,7 +17,7 @@ STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
-.PHONY: help demo test lint train export models walkers curves clean
+.PHONY: help demo dev test lint train export
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -37,7 +37,9 @@ help:
 demo: .venv/installed
 	$(STREAM) -m runtime.demo $(if $(VIDEO),--video '$(VIDEO)')
 
-lint: .venv-dev/installed
+dev: .venv-dev/installed
+
+lint: dev
 	$(DEV) -m ruff check .
 	$(DEV) -m mypy runtime train export eval
 

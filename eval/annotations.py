@@ -85,8 +85,8 @@ def load_annotations(path, limit=None):
             of_image[item["image_id"]].append(item)
     persons = {image: items for image, items in of_image.items() if items}
     if not persons:
-        raise BadInput(f"{path} has no person with keypoints on its first {len(images)} of {len(data['images'])} images, "
-                       "so there is nothing to score; take more images, or the person_keypoints_*.json file")
+        raise BadInput(f"{path} has no person with keypoints on the first {len(images)} of its {len(data['images'])} "
+                       "images; take more images, or the person_keypoints_*.json file")
     return Annotations(
         path=path,
         images=images,
@@ -124,7 +124,7 @@ def _person_category(path, categories, labelled):
     """The one category whose annotations have keypoints."""
     used = sorted({item.get("category_id") for item in labelled}, key=str)
     if len(used) > 1:
-        raise BadInput(f"{path} has keypoints of {len(used)} categories ({', '.join(map(str, used))}); keep the persons")
+        raise BadInput(f"{path} has keypoints of {len(used)} categories ({', '.join(map(str, used))}); keep one")
     for category in categories:
         if category.get("id") == used[0]:
             return category
@@ -137,8 +137,8 @@ def _keypoint_count(path, items, category):
     length = lengths.most_common(1)[0][0]
     if len(lengths) > 1 or length % 3:
         found = ", ".join(f"{count} times {size}" for size, count in lengths.items())
-        raise BadInput(f"{path}: keypoints of all annotations must be as many numbers, x, y, visibility of each point, but "
-                       f"are {found}; make them equal")
+        raise BadInput(f"{path}: 'keypoints' must be x, y, visibility of the same points in all annotations, but their "
+                       f"lengths differ or are no multiple of 3: {found}; make them equal")
     names = category.get("keypoints", ())
     if names and len(names) != length // 3:
         raise BadInput(f"{path} names {len(names)} keypoints but its annotations have {length // 3}; make them equal")

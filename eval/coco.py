@@ -95,11 +95,12 @@ def predict(pose, annotations, images_dir, predictions, detector=None, progress=
             boxes, box_scores = person_boxes(persons), np.ones(len(persons), np.float32)
         else:
             boxes, box_scores = detector(frame)
-            predictions.found += count_found(boxes, box_scores, person_boxes(persons))
         detected = time.perf_counter()
         poses = Poses(boxes, box_scores, pose(frame, boxes))
         predictions.pose_seconds += time.perf_counter() - detected
-        predictions.detect_seconds += detected - started
+        if detector is not None:
+            predictions.detect_seconds += detected - started
+            predictions.found += count_found(boxes, box_scores, person_boxes(persons))
         predictions.results += coco_results(poses, image, annotations.category_id)
         predictions.images += 1
         predictions.persons += len(poses)
@@ -136,13 +137,15 @@ def count_found(boxes, scores, persons):
 def coco_results(poses, image, category_id):
     """The poses of one image in COCO's results format; positions to a hundredth of a pixel."""
     if not (np.isfinite(poses.keypoints).all() and np.isfinite(poses.scores).all()):
-        raise BadInput(f"the engine gives keypoints of {image['file_name']} that are no finite numbers; export it anew")
+        raise BadInput(f"poses of {image['file_name']} are no finite numbers: the network diverged in training or was "
+                       "exported wrongly; make it anew")
     keypoints = poses.keypoints.astype(np.float64)
     keypoints[..., :2] = keypoints[..., :2].round(2)
     keypoints[..., 2] = keypoints[..., 2].round(4)
+    of_image = {"image_id": image["id"], "category_id": category_id}
     return [
-        {"image_id": image["id"], "category_id": category_id, "keypoints": flat.tolist(), "score": float(score)}
-        for flat, score in zip(keypoints.reshape(len(poses), -1), poses.scores, strict=True)
+        {**of_image, "keypoints": person.ravel().tolist(), "score": float(score)}
+        for person, score in zip(keypoints, poses.scores, strict=True)
     ]
 
 
@@ -184,7 +187,6 @@ def main():
     arguments = parse_arguments()
     annotations = load_annotations(arguments.annotations, arguments.limit)
     check_images(images_to_read(annotations, arguments.detector), arguments.images)
-    prepare_folder(arguments.out)
     engine = open_engine(arguments.engine, kind="pose", threads=arguments.threads)
     check_schema(engine, annotations)
     decoding = choose_decoding(engine, arguments.decoding)
@@ -193,6 +195,7 @@ def main():
     if arguments.detector is not None:
         detector_engine = open_engine(arguments.detector, kind="person", threads=arguments.threads)
         detector = PersonDetector(detector_engine, threshold=DETECTOR_THRESHOLD)
+    prepare_folder(arguments.out)
 
     predictions = Predictions()
     try:
@@ -273,7 +276,7 @@ def describe_protocol(arguments, annotations, predictions, decoding):
         "images_in_file": annotations.images_in_file,
         "persons": annotations.person_count,
         "poses": predictions.persons,
-        "ms_per_person": 1000 * predictions.pose_seconds / max(predictions.persons, 1),
+        "ms_per_person": 1000 * predictions.pose_seconds / predictions.persons if predictions.persons else 0.0,
         "threads": arguments.threads,
         "versions": {
             "numpy": np.__version__,

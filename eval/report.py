@@ -26,6 +26,7 @@ def write_json(path, data):
         part.write_text(json.dumps(data, indent=None if isinstance(data, list) else 2) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
 
 

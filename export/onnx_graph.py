@@ -47,7 +47,8 @@ def export(network, config, epoch, folder, trained_on=None):
         worst = check_boxes(raw, reference, inputs)
         with checked(with_nms(model), folder / "person.onnx") as engine:
             check_nms(engine, raw, inputs, NMS_IOU, NMS_SCORE)
-    yield summary(folder / "person_raw.onnx", f"boxes within {worst:.2g} px of Keras on {len(inputs)} {source} pictures")
+    yield summary(folder / "person_raw.onnx",
+                  f"boxes within {worst:.2g} px of Keras on {len(inputs)} {source} pictures")
     yield summary(folder / "person.onnx", "NMS in the graph keeps the boxes that runtime.nms keeps")
 
 
@@ -97,7 +98,7 @@ def to_onnx(network, config, trained_on):
         rename(model.graph, old, name)
     model = onnxslim.slim(model)
     take_bytes(model, width, height)
-    name_batch(model)
+    state_shapes(model, network)
     describe(model, config, trained_on)
     onnx.checker.check_model(model, full_check=True)
     foreign = {node.domain for node in model.graph.node} - {""}
@@ -127,12 +128,12 @@ def take_bytes(model, width, height):
     graph.node.insert(1, helper.make_node("Cast", ["pixels_planar"], ["pixels_float"], to=TensorProto.FLOAT))
 
 
-def name_batch(model):
-    """Name the first axis of every input and output "batch", and forget inner shapes inferred before."""
+def state_shapes(model, network):
+    """Give every output the network's shape, its first axis named "batch", and forget inner shapes inferred before."""
     del model.graph.value_info[:]
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.shape.dim[0].Clear()
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value in model.graph.output:
+        shape = ["batch", *network.output[value.name].shape[1:]]
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape))
 
 
 def describe(model, config, trained_on):

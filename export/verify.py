@@ -7,10 +7,11 @@ import numpy as np
 
 from runtime.crop import crop_matrix, crop_region, letterbox, warp_crop
 from runtime.errors import BadInput
+from runtime.frames import read_image
 from runtime.nms import nms
 from runtime.pose import PoseEstimator
-
-from train.datasets import load_persons, load_photos, read_image
+from runtime.walkers import render_still
+from train.datasets import load_persons, load_photos
 
 TOLERANCE = 0.1  # pixels of the input, for keypoints and for box edges
 SCORE_TOLERANCE = 0.01
@@ -35,7 +36,6 @@ def real_inputs(config, count=SAMPLES):
         items = [items[index] for index in np.linspace(0, len(items) - 1, count).astype(int)]
         pictures = [(read_image(item.image), item.box if config.task == "pose" else None) for item in items]
     else:
-        from runtime.walkers import render_still
         stills = [render_still(seed, (640, 480)) for seed in range(2 * count)]
         pictures = [(image, _edges(persons[0]["bbox"])) for image, persons in stills if persons][:count]
 

@@ -43,7 +43,7 @@ def decode_heatmaps(heatmaps, input_size, method="dark"):
     cells = np.stack([x, y], axis=1).astype(np.float32)
 
     if method != "plain" and len(flat):
-        # Neighbours of border cells are clamped to the cell beside: one step inwards.
+        # A peak on the border stays at its cell, for a neighbour is missing; clamping keeps the indices legal.
         cx, cy = np.clip(x, 1, columns - 2), np.clip(y, 1, rows - 2)
         maps = heatmaps.reshape(-1, rows, columns)
         offsets = np.arange(-1, 2)
@@ -52,7 +52,7 @@ def decode_heatmaps(heatmaps, input_size, method="dark"):
         shift = _dark_shift(around) if method == "dark" else _quarter_shift(around)
         cells += np.where(inside[:, None], shift, 0)
 
-    stride = input_size[0] / columns
+    stride = np.array([input_size[0] / columns, input_size[1] / rows], np.float32)
     decoded = np.empty((persons * keypoints, 3), np.float32)
     decoded[:, :2] = pixels_of(cells, stride)
     decoded[:, 2] = np.clip(flat[index, peaks], 0, 1)

@@ -59,12 +59,15 @@ def _draw_skeleton(canvas, keypoints, schema, threshold, width):
 def _draw_box(canvas, box, score, width):
     left, top, right, bottom = np.rint(box).astype(int).tolist()
     cv2.rectangle(canvas, (left, top), (right, bottom), BOX, width, cv2.LINE_AA)
-    _draw_text(canvas, f"{score:.2f}", (left, top), 0.4 + 0.05 * width)
+    _draw_text(canvas, f"{score:.2f}", (left, top), 0.4 + 0.05 * width, above=True)
 
 
-def _draw_text(canvas, text, corner, scale):
-    """Text on a dark plate whose top left corner is at `corner`."""
+def _draw_text(canvas, text, corner, scale, above=False):
+    """Text on a dark plate whose top left corner is at `corner`, or its bottom left one where there is room above."""
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     x, y = corner
-    cv2.rectangle(canvas, (x, y), (x + width + 6, y + height + baseline + 4), PAPER, cv2.FILLED)
+    plate = height + baseline + 4
+    if above and y >= plate:
+        y -= plate
+    cv2.rectangle(canvas, (x, y), (x + width + 6, y + plate), PAPER, cv2.FILLED)
     cv2.putText(canvas, text, (x + 3, y + height + 3), cv2.FONT_HERSHEY_SIMPLEX, scale, INK, 1, cv2.LINE_AA)

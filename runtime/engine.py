@@ -14,6 +14,9 @@ OTHER_BACKENDS = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT f
                   ".bin": "OpenVINO", ".tflite": "LiteRT"}
 POSE_OUTPUTS = {"heatmap": {"heatmaps"}, "simcc": {"simcc_x", "simcc_y"}}
 PERSON_OUTPUTS = ({"boxes", "scores"}, {"kept_boxes", "kept_scores"})
+LOAD_ERRORS = (onnxruntime_errors.Fail, onnxruntime_errors.InvalidArgument, onnxruntime_errors.InvalidGraph,
+               onnxruntime_errors.InvalidProtobuf, onnxruntime_errors.NoSuchFile, onnxruntime_errors.NotImplemented,
+               onnxruntime_errors.RuntimeException)
 
 
 def open_engine(path, kind=None, threads=1):
@@ -33,7 +36,7 @@ def open_engine(path, kind=None, threads=1):
         raise BadInput(f"engine {path} does not exist: make it with `make export`, or name another file")
     backend = OTHER_BACKENDS.get(path.suffix.lower())
     if backend:
-        raise BadInput(f"{path} is a {backend} engine, which this version does not open: give the .onnx file")
+        raise BadInput(f"{path} is an engine of {backend}, which this version does not open: give the .onnx file")
     engine = OnnxEngine(path, threads)
     if kind and engine.kind != kind:
         raise BadInput(f"{path} is a {engine.kind} engine where a {kind} engine is needed: give the other file")
@@ -112,12 +115,10 @@ def _open_session(path, threads):
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (onnxruntime_errors.InvalidProtobuf, onnxruntime_errors.InvalidArgument) as error:
-        raise BadInput(f"{path} is not an engine: no ONNX file, or a part of one; export it again") from error
-    except (onnxruntime_errors.Fail, onnxruntime_errors.InvalidGraph, onnxruntime_errors.NotImplemented,
-            onnxruntime_errors.NoSuchFile, onnxruntime_errors.RuntimeException) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"ONNX Runtime {onnxruntime.__version__} cannot open {path}: {reason}") from error
+    except LOAD_ERRORS as error:
+        reason = " ".join(str(error).rpartition("failed:")[2].split())
+        raise BadInput(f"{path} is not an engine, or only a part of one: export it again "
+                       f"(ONNX Runtime {onnxruntime.__version__}: {reason})") from error
 
 
 def _schema(text):

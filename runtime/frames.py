@@ -16,7 +16,8 @@ import numpy as np  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
+    set_log_level(0)
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FPS_WITHOUT_CLOCK = 25.0  # for images, and for cameras and streams that do not say
@@ -127,8 +128,9 @@ class Video:
             if not landed:
                 break
             if self.live:
-                start = time.perf_counter() if start is None else start
-                seconds = time.perf_counter() - start
+                now = time.perf_counter()
+                start = start or now
+                seconds = now - start
             elif index:
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 seconds = stamp if stamp > seconds else seconds + 1 / self.fps  # raw streams have no stamps
@@ -196,7 +198,7 @@ def read_image(path):
 
 def natural_order(path):
     """Sort key by name with digits as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)], path.name
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.stem)], path.name
 
 
 def _counts_frames(path):

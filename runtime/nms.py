@@ -24,7 +24,7 @@ def nms(boxes, scores, iou_threshold=0.6, max_boxes=100):
         Indices of the boxes kept, best first; of equal scores the earlier box first.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
-    kept = []
+    kept: list[int] = []
     while len(order) and len(kept) < max_boxes:
         best, order = order[0], order[1:]
         kept.append(best)

@@ -33,6 +33,7 @@ examples:
 
 Files and folders lose no frame; of a camera or a live stream the newest frame is taken, so the picture stays
 fresh on a slow machine. Ctrl-C ends cleanly: the output is complete up to there.
+In the table at the end, "whole way" is from a frame's arrival to its output, waiting between stages included.
 exit codes: 0 done, 2 a one-line error (output so far is kept), 130 Ctrl-C, 143 SIGTERM.
 """
 

@@ -124,7 +124,7 @@ class MeshBuilder:
         if keep is not None:
             kept = keep(middles)
             quads, middles = quads[kept], middles[kept]
-        colours = colour(middles) if callable(colour) else np.broadcast_to(np.asarray(colour, np.float64), middles.shape)
+        colours = colour(middles) if callable(colour) else np.tile(np.asarray(colour, np.float64), (len(quads), 1))
         table = rigid(weights)(vertices) if isinstance(weights, str) else weights(vertices)
         faces = len(quads)
         self.pieces.append((vertices, table, quads + self.count, np.full(faces, PART[part]), colours,

@@ -8,8 +8,9 @@ from runtime.walker_body import BONES, Body, MeshBuilder, chained, hanging
 _TORSO = [(0.85, 0, 0, 0.10, 0.07, 0.08), (0.90, 0, -0.005, 0.155, 0.095, 0.115), (0.96, 0, -0.01, 0.170, 0.105, 0.130),
           (1.05, 0, -0.01, 0.148, 0.105, 0.100), (1.12, 0, -0.01, 0.140, 0.105, 0.090),
           (1.22, 0, -0.015, 0.153, 0.115, 0.100), (1.31, 0, -0.02, 0.168, 0.125, 0.112),
-          (1.38, 0, -0.02, 0.178, 0.110, 0.110), (1.43, 0, -0.02, 0.160, 0.085, 0.095),
-          (1.465, 0, -0.02, 0.105, 0.065, 0.075), (1.50, 0, -0.015, 0.058, 0.055, 0.055)]
+          (1.37, 0, -0.02, 0.178, 0.110, 0.110), (1.415, 0, -0.02, 0.165, 0.090, 0.100),
+          (1.45, 0, -0.02, 0.125, 0.070, 0.080), (1.475, 0, -0.018, 0.085, 0.060, 0.065),
+          (1.51, 0, -0.015, 0.055, 0.052, 0.055)]
 _NECK = [(1.42, 0, -0.02, 0.062, 0.058, 0.060), (1.50, 0, -0.01, 0.055, 0.052, 0.056),
          (1.60, 0, 0.0, 0.052, 0.050, 0.060)]
 _HEAD = [(1.512, 0, 0.02, 0.012, 0.030, 0.020), (1.525, 0, 0.012, 0.036, 0.074, 0.030),
@@ -17,8 +18,8 @@ _HEAD = [(1.512, 0, 0.02, 0.012, 0.030, 0.020), (1.525, 0, 0.012, 0.036, 0.074, 
          (1.615, 0, 0.01, 0.071, 0.088, 0.095), (1.645, 0, 0.01, 0.074, 0.086, 0.104),
          (1.68, 0, 0.01, 0.076, 0.091, 0.108), (1.71, 0, 0.008, 0.072, 0.082, 0.100),
          (1.735, 0, 0.0, 0.057, 0.062, 0.078), (1.752, 0, -0.005, 0.03, 0.03, 0.04)]
-_ARM = [(1.478, 0.170, -0.015, 0.022, 0.026, 0.026), (1.455, 0.174, -0.015, 0.045, 0.050, 0.048),
-        (1.41, 0.180, -0.015, 0.053, 0.056, 0.054), (1.33, 0.180, -0.015, 0.047, 0.052, 0.050),
+_ARM = [(1.468, 0.160, -0.015, 0.016, 0.020, 0.020), (1.450, 0.166, -0.015, 0.036, 0.042, 0.042),
+        (1.40, 0.180, -0.015, 0.053, 0.056, 0.054), (1.33, 0.180, -0.015, 0.047, 0.052, 0.050),
         (1.22, 0.180, -0.015, 0.042, 0.045, 0.044), (1.13, 0.178, -0.015, 0.038, 0.038, 0.040),
         (1.06, 0.178, -0.015, 0.040, 0.040, 0.040), (0.95, 0.178, -0.015, 0.032, 0.032, 0.032),
         (0.875, 0.178, -0.015, 0.027, 0.024, 0.024), (0.85, 0.178, -0.015, 0.024, 0.026, 0.024)]
@@ -186,7 +187,7 @@ def _hair(mesh, rng, look):
 
     def covered(m):
         ahead = np.clip(m[:, 2] / 0.07, -1, 1)
-        line = np.where(ahead > 0, side + (brow - side) * ahead ** 0.6, side + (nape - side) * -ahead)
+        line = np.where(ahead > 0, side + (brow - side) * np.abs(ahead) ** 0.6, side + (nape - side) * -ahead)
         return m[:, 1] > line
     if style == "bald":
         if rng.random() < 0.5:
@@ -194,7 +195,7 @@ def _hair(mesh, rng, look):
             mesh.tube("hair", shell, "head", colour, bias=0.01,
                       keep=lambda m: covered(m) & (m[:, 1] < 1.70) & (m[:, 2] < 0.02))
         return
-    thick = {"long": 1.13, "bun": 1.06, "short": rng.uniform(1.04, 1.14), "cap": 1.08, "beanie": 1.12, "scarf": 1.14}[style]
+    thick = {"long": 1.13, "bun": 1.06, "cap": 1.08, "beanie": 1.12, "scarf": 1.14}.get(style, rng.uniform(1.04, 1.14))
     # Thick on the crown and at the back, thin at the temples.
     shell = [(p + 0.018 * (p > 1.73) * (thick - 1) / 0.1, x, z, w * thick, f * (1 + (thick - 1) * 0.7), b * thick)
              for p, x, z, w, f, b in _HEAD]
@@ -202,7 +203,8 @@ def _hair(mesh, rng, look):
     if style in ("long", "scarf"):
         end = rng.uniform(1.28, 1.48)
         fall = [(end, 0, -0.09, 0.05, 0.02, 0.03), (end + 0.04, 0, -0.09, 0.085, 0.03, 0.04),
-                (1.52, 0, -0.05, 0.085, 0.04, 0.07), (1.62, 0, -0.02, 0.083, 0.03, 0.095), (1.68, 0, 0, 0.06, 0.02, 0.09)]
+                (1.52, 0, -0.05, 0.085, 0.04, 0.07), (1.62, 0, -0.02, 0.083, 0.03, 0.095),
+                (1.68, 0, 0, 0.06, 0.02, 0.09)]
         mesh.tube("hair", fall, chained(("head", "neck", "chest"), 0.05), colour, wrinkles=0.006, gloss=0.15)
     if style == "scarf":
         collar = [(1.43, 0, 0, 0.11, 0.09, 0.10), (1.48, 0, 0, 0.085, 0.085, 0.085), (1.54, 0, 0, 0.07, 0.08, 0.08)]
@@ -226,7 +228,8 @@ def _dress(mesh, rng, look):
     """Clothes are the body's own tubes, thickened and coloured where cloth covers them."""
     skin, girth, female = look["skin"], look["girth"], look["female"]
     top, bottom, shoe = fabric(rng), fabric(rng), fabric(rng) * 0.8
-    outfit = rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.55, 0.2, 0.12, 0.13] if female else [0.75, 0.25, 0, 0])
+    shares = [0.55, 0.2, 0.12, 0.13] if female else [0.75, 0.25, 0, 0]
+    outfit = rng.choice(["trousers", "shorts", "skirt", "dress"], p=shares)
     jacket = rng.random() < 0.3
     coat = jacket and rng.random() < 0.35
     bottom = top if outfit == "dress" else bottom
@@ -259,10 +262,10 @@ def _dress(mesh, rng, look):
     if outfit in ("skirt", "dress") or coat:
         end = rng.uniform(0.4, 0.7) if coat else rng.uniform(0.25, 0.7)
         flare = rng.uniform(0.0, 0.1) * (0.3 if coat else 1.0)
-        base = 1.0 + (girth - 1)
-        fall = [(end - 0.005, 0, -0.01, 0.1, 0.08, 0.08), (end, 0, -0.01, 0.19 * base + flare, 0.15 + flare, 0.16 + flare),
-                (0.90, 0, -0.01, 0.185 * base, 0.125 * base, 0.15 * base),
-                (1.05, 0, -0.01, 0.160 * base, 0.115 * base, 0.115 * base), (1.10, 0, -0.01, 0.13, 0.09, 0.09)]
+        fall = [(end - 0.005, 0, -0.01, 0.1, 0.08, 0.08),
+                (end, 0, -0.01, 0.19 * girth + flare, 0.15 + flare, 0.16 + flare),
+                (0.90, 0, -0.01, 0.185 * girth, 0.125 * girth, 0.15 * girth),
+                (1.05, 0, -0.01, 0.160 * girth, 0.115 * girth, 0.115 * girth), (1.10, 0, -0.01, 0.13, 0.09, 0.09)]
         cloth = paint if coat or outfit == "dress" else _pattern(rng, bottom)
         mesh.tube("skirt", fall, hanging, cloth, wrinkles=0.010)
     _luggage(mesh, rng)

@@ -82,10 +82,10 @@ def sitting(rng):
 
 
 def waving(rng, base):
-    """`base` with one arm lifted to wave; `wave` then swings it."""
-    angles = base.copy()
-    _limb(angles, rng.choice(["left", "right"]), arm=(rng.uniform(0, 20), rng.uniform(85, 150), -85),
-          elbow=rng.uniform(40, 80))
+    """`base` with one arm lifted to wave, its forearm upright."""
+    angles, spread = base.copy(), rng.uniform(62, 130)
+    _limb(angles, rng.choice(["left", "right"]), arm=(rng.uniform(0, 20), spread, -85),
+          elbow=165 - spread + rng.uniform(-15, 15))
     return angles
 
 
@@ -94,7 +94,8 @@ def free_pose(rng):
     kind = rng.choice(["gait", "stand", "reach", "sit", "crouch", "bend", "lunge", "lie", "any"],
                       p=[0.16, 0.14, 0.22, 0.14, 0.07, 0.07, 0.08, 0.05, 0.07])
     if kind == "gait":
-        return gait(rng.random(), rng.choice(["walk", "jog"]), rng.uniform(0.7, 1.3)) + rng.normal(0, 4, (len(BONES), 3))
+        step = gait(rng.random(), rng.choice(["walk", "jog"]), rng.uniform(0.7, 1.3))
+        return step + rng.normal(0, 4, step.shape)
     angles = sitting(rng) if kind == "sit" else standing(rng)
     sides = ["left", "right"]
     if kind in ("reach", "crouch", "lunge", "lie", "any") or (kind == "bend" and rng.random() < 0.5):
@@ -114,9 +115,11 @@ def free_pose(rng):
             angles[BONE[f"{side}_arm"], 0] -= rng.uniform(0, 80)
         angles[BONE["spine"], 0] += rng.uniform(5, 35)
     if kind in ("lunge", "any"):
-        front = rng.permutation(sides)
-        _limb(angles, front[0], leg=(rng.uniform(20, 85), rng.uniform(0, 25), rng.uniform(-20, 5)), knee=rng.uniform(5, 90))
-        _limb(angles, front[1], leg=(rng.uniform(-35, 10), rng.uniform(0, 30), rng.uniform(-20, 5)), knee=rng.uniform(0, 70))
+        front, rear = rng.permutation(sides)
+        _limb(angles, front, leg=(rng.uniform(20, 85), rng.uniform(0, 25), rng.uniform(-20, 5)),
+              knee=rng.uniform(5, 90))
+        _limb(angles, rear, leg=(rng.uniform(-35, 10), rng.uniform(0, 30), rng.uniform(-20, 5)),
+              knee=rng.uniform(0, 70))
         angles[BONE["spine"]] += rng.normal(0, (12, 12, 8))
         angles[BONE["pelvis"]] += rng.normal(0, (6, 6, 5))
     if kind == "lie":
@@ -175,7 +178,7 @@ def random_motion(rng, kind, centre, reach):
     if kind in ("talk", "wave"):
         for side in ("left", "right"):
             raised = abs(pose[BONE[f"{side}_arm"], 2]) > 60
-            change = 45 if kind == "wave" and raised else rng.uniform(0, 25)
+            change = 35 if kind == "wave" and raised else rng.uniform(0, 25)
             swing[BONE[f"{side}_forearm"], 0] -= change
     swing[BONE["head"], 1] += rng.uniform(-45, 45)
     # Whoever sits keeps the legs still: the seat stays where it is.
@@ -183,3 +186,11 @@ def random_motion(rng, kind, centre, reach):
     swing[[BONE["pelvis"], *legs]] = pose[[BONE["pelvis"], *legs]]
     return Motion(kind, np.asarray(centre, np.float64), radii, rng.uniform(0, 10), speed, pose, swing,
                   rng.uniform(-np.pi, np.pi) if kind == "turn" else rng.normal(0, 1.1))
+
+
+def needs_seat(angles):
+    """Whether a pose of `free_pose` sits rather than crouches."""
+    thighs = [BONE["left_thigh"], BONE["right_thigh"]]
+    shins = [BONE["left_shin"], BONE["right_shin"]]
+    upright = abs(angles[BONE["pelvis"], 0]) < 30
+    return bool(upright and (angles[thighs, 0] < -70).all() and (angles[shins, 0] < 108).all())

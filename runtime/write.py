@@ -19,7 +19,7 @@ from runtime.crop import letterbox
 from runtime.errors import BadInput
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "FMP4"}  # MPEG-4: H.264 is not in OpenCV's wheels
-ENCODER_BUFFER = 2 << 20  # bytes that FFmpeg may still hold back
+ENCODER_BUFFER = 512 << 10  # bytes that FFmpeg may still hold back: measured 256 KiB
 
 
 def open_output(path, fps, live=False):
@@ -50,20 +50,32 @@ class VideoWriter:
         self._live = live
         self._video = None
         self._written = 0
+        self._start = self._last = None
         self._replaces = path.exists()
         _open_file(path).close()
 
     def write(self, result, drawn):
-        if self._video is None:
-            self._open(drawn)
-        if drawn.shape[1::-1] != self._size:
-            drawn = letterbox(drawn, self._size)[0]
-        due = round(result.frame.time * self._fps) if self._live else self._written
+        if not self._live:
+            self.append(drawn)
+            return
+        if self._start is None:
+            self._start = result.frame.time  # not 0 where the first frames were passed over
+        due = round((result.frame.time - self._start) * self._fps)
         while self._written < due:
-            self._put(self._last)
+            self.append(self._last)
         if self._written == due:
-            self._put(drawn)
+            self.append(drawn)
         self._last = drawn
+
+    def append(self, picture):
+        """Write a (H, W, 3) uint8 BGR picture as the next frame."""
+        if self._video is None:
+            self._open(picture)
+        self._check_room()
+        if picture.shape[1::-1] != self._size:
+            picture = letterbox(picture, self._size)[0]
+        self._video.write(picture)
+        self._written += 1
 
     def close(self):
         """Finish the file and see that all frames are in it."""
@@ -89,11 +101,6 @@ class VideoWriter:
             self._video = None
             raise BadInput(f"{self.path} cannot be written as a video of {self._size[0]}×{self._size[1]} at "
                            f"{self._fps:g} frames per second: choose another --out")
-
-    def _put(self, picture):
-        self._check_room()
-        self._video.write(picture)
-        self._written += 1
 
     def _check_room(self):
         """OpenCV does not tell when a write fails, and without its index, which comes last, a video is lost: so

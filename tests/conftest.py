@@ -1,11 +1,17 @@
 """What several tests need: tiny engines, and clips of a walking rectangle with three coloured dots."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from tests import engines
 
+ROOT = Path(__file__).parents[1]
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -70,3 +76,36 @@ def count_frames(path):
     while capture.read()[0]:
         frames += 1
     return frames
+
+
+TINY_CONFIG = """
+task = "pose"
+name = "tiny"
+data = ["people"]
+input_size = [64, 64]
+backbone_weights = ""
+freeze_stem = false
+attention_blocks = 1
+attention_width = 32
+decoder_width = 16
+batch = 4
+epochs = 3
+samples_per_epoch = 48
+warmup_steps = 4
+decay_epochs = 1
+ema = 0.5
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A folder in which a tiny pose network was trained for three epochs on rendered people."""
+    folder = tmp_path_factory.mktemp("tiny_run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    (folder / "people").mkdir()
+    (folder / "tiny.toml").write_text(TINY_CONFIG)
+    for command in (["runtime.walkers", "--stills", "24", "--size", "320x240", "--out", "people/images",
+                     "--truth", "people/person_keypoints.json"],
+                    ["train", "--config", "tiny.toml", "--gpu", "cpu"]):
+        subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, check=True, timeout=300)
+    return folder

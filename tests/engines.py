@@ -51,24 +51,27 @@ def person_engine(path, size=(320, 192), kind="kept"):
 
 
 def pose_engine(path, size=(96, 128), head="heatmap", **metadata):
-    """Pose engine whose maps are 1 where a pixel is pure blue, green or red, and 0 on grey and white."""
+    """Pose engine whose maps peak at pure blue, green and red dots, and are 0 on grey and white."""
     width, height = size
-    # channel − the two others: 255 for a pure colour, negative for grey and white
-    mix = (2 * np.eye(3) - 1).astype(np.float32)[:, :, None, None] / 255
+    # channel − the two others: positive for a pure colour, negative for grey and white
+    mix = (2 * np.eye(3) - 1).astype(np.float32)[:, :, None, None] / 50
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["floats"], ["channels_first"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["channels_first", "mix"], ["mixed"]),
         helper.make_node("Relu", ["mixed"], ["pure"]),
+        # three box filters are nearly a Gaussian: one peak, in the middle of the dot
+        *(helper.make_node("AveragePool", [source], [target], kernel_shape=[7, 7], strides=[1, 1], pads=[3, 3, 3, 3])
+          for source, target in (("pure", "blurred1"), ("blurred1", "blurred2"), ("blurred2", "blurred"))),
     ]
     constants = {"mix": mix}
     if head == "heatmap":
-        nodes.append(helper.make_node("AveragePool", ["pure"], ["heatmaps"], kernel_shape=[4, 4], strides=[4, 4]))
+        nodes.append(helper.make_node("AveragePool", ["blurred"], ["heatmaps"], kernel_shape=[4, 4], strides=[4, 4]))
         outputs = [("heatmaps", ["N", 3, height // 4, width // 4])]
     else:
         constants |= {"rows": [2], "columns": [3]}
-        nodes += [helper.make_node("ReduceMean", ["pure", "rows"], ["simcc_x"], keepdims=0),
-                  helper.make_node("ReduceMean", ["pure", "columns"], ["simcc_y"], keepdims=0)]
+        nodes += [helper.make_node("ReduceMean", ["blurred", "rows"], ["simcc_x"], keepdims=0),
+                  helper.make_node("ReduceMean", ["blurred", "columns"], ["simcc_y"], keepdims=0)]
         outputs = [("simcc_x", ["N", 3, width]), ("simcc_y", ["N", 3, height])]
     metadata = {"kind": "pose", "head": head, "keypoints": json.dumps(DOTS), **metadata}
     return _save(path, nodes, constants, ["N", height, width, 3], outputs, metadata, size)

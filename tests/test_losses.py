@@ -69,7 +69,8 @@ def test_heatmap_loss_is_least_at_its_target_and_counts_by_weight():
 def test_simcc_loss_is_least_where_streaming_reads_the_keypoint():
     keypoints = some_keypoints(2)
     bins = [np.arange(side * 2) for side in SIZE]
-    vectors = [-((bins[axis] - ((keypoints[..., axis:axis + 1] + 0.5) * 2 - 0.5)) ** 2) / (2 * 12.0**2) for axis in (0, 1)]
+    middles = (keypoints[..., :2] + 0.5) * 2 - 0.5
+    vectors = [-((bins[axis] - middles[..., axis:axis + 1]) ** 2) / (2 * 12.0**2) for axis in (0, 1)]
     logits = np.concatenate(vectors, 2).astype("float32")
     loss = simcc_loss(SIZE, 2.0, 6.0)
     assert float(loss(keypoints, logits)) < float(loss(keypoints, np.roll(logits, 4, axis=2))) - 0.01
@@ -102,7 +103,7 @@ def test_every_person_gets_the_ten_cells_that_fit_it_best():
     persons = np.array([[4, 4, 44, 60, 1], [50, 10, 92, 62, 1], [60, 0, 70, 8, -1], [0, 0, 0, 0, 0]], "float32")
     # Cells in the first person predict it exactly, those in the second are off by two pixels.
     boxes = np.concatenate([centres - strides[:, None], centres + strides[:, None]], 1).astype("float32")
-    inside = [(centres[:, 0] > p[0]) & (centres[:, 0] < p[2]) & (centres[:, 1] > p[1]) & (centres[:, 1] < p[3]) for p in persons]
+    inside = [((centres > person[:2]) & (centres < person[2:4])).all(1) for person in persons]
     boxes[inside[0]] = persons[0, :4]
     boxes[inside[1]] = persons[1, :4] + [2, 2, 0, 0]
     scores = np.linspace(0.1, 0.9, len(boxes)).astype("float32")
@@ -124,14 +125,13 @@ def test_person_loss_ignores_what_it_is_told_to_and_falls_towards_the_truth():
     centres, strides = cell_centres(size)
     persons = np.array([[[4, 4, 44, 60, 1], [50, 10, 92, 62, -1]]], "float32")
     loss = person_loss(size)
-    boxes = np.concatenate([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1).astype("float32")[None]
+    boxes = np.concatenate([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1)[None]
 
     def value(boxes, logits):
         return float(loss(persons, np.concatenate([boxes, logits[..., None]], 2).astype("float32")))
 
     logits = np.full(boxes.shape[:2], -3.0, "float32")
-    in_crowd = (centres[:, 0] > 50) & (centres[:, 0] < 92) & (centres[:, 1] > 10) & (centres[:, 1] < 62)
-    in_person = (centres[:, 0] > 4) & (centres[:, 0] < 44) & (centres[:, 1] > 4) & (centres[:, 1] < 60)
+    in_person, in_crowd = (((centres > box[:2]) & (centres < box[2:4])).all(1) for box in persons[0])
     shouting = np.where(in_crowd, 3.0, logits).astype("float32")
     assert value(boxes, shouting) == pytest.approx(value(boxes, logits), abs=1e-5)
     background = np.where(~in_crowd & ~in_person, 3.0, logits).astype("float32")

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from runtime.errors import BadInput
+
 STRIDES = (8, 16, 32)
 
 # Where each stride ends. MobileNetV2's are the expanded maps just before the next stride: wider than the
@@ -24,7 +26,7 @@ TAPS = {
 STEM_ENDS = {"mobilenetv2": "block_5_add", "resnet50": "conv2_block3_out"}
 
 
-class BackboneWeightsError(ValueError):
+class BackboneWeightsError(BadInput):
     """The ImageNet weights are missing or belong to another network."""
 
 
@@ -42,10 +44,10 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
         keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 8, 16, 32.
     """
     if name not in TAPS:
-        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(TAPS)}")
+        raise BadInput(f"unknown backbone {name!r}; choose one of {', '.join(TAPS)}")
     width, height = input_size
     if width % 32 or height % 32:
-        raise ValueError(f"input size {width}x{height} is not a multiple of 32 in both directions")
+        raise BadInput(f"input size {width}x{height} is not a multiple of 32 in both directions")
     if weights not in ("imagenet", None) and not Path(weights).is_file():
         raise BackboneWeightsError(f"no backbone weights at {weights}; give the path of a keras.applications "
                                    "no-top .weights.h5 file, or backbone_weights = 'imagenet' to download them")
@@ -60,6 +62,10 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
         network = keras.applications.ResNet50(input_tensor=normalised, include_top=False, weights=None)
     if weights is not None:
         _load_imagenet(network, name, weights)
+
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.99  # MobileNetV2's 0.999 lags thousands of steps behind the weights
 
     backbone = keras.Model(pixels, [network.get_layer(tap).output for tap in TAPS[name]], name=name)
     if freeze_stem:

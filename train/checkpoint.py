@@ -50,7 +50,8 @@ def load_weights(network, path):
     try:
         network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
-        raise BadInput(f"{path} does not fit this network; is it of another config? ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{path} does not fit this network; is it of another config? ({reason})") from error
 
 
 def save_weights(network, path):

@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -86,14 +86,15 @@ def load_config(path, overrides=()):
             raise BadInput(f"--set {override} has no '='; write --set key=value")
         values[key] = _parse(text)
 
-    types = {item.name: item.type for item in fields(Config)}
+    defaults = vars(Config())
     for key, value in values.items():
-        if key not in types:
-            raise BadInput(f"unknown key {key!r} in {path} or --set; the keys are {', '.join(types)}")
-        if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
+        if key not in defaults:
+            raise BadInput(f"unknown key {key!r} in {path} or --set; the keys are {', '.join(defaults)}")
+        wanted = type(defaults[key])
+        if wanted is float and type(value) is int:
             values[key] = float(value)
-        elif types[key] in (int, float, str, bool) and type(value) is not types[key]:
-            raise BadInput(f"{key} = {value!r} should be of type {types[key].__name__}")
+        elif type(value) is not wanted:
+            raise BadInput(f"{key} = {value!r} should be of type {wanted.__name__}")
     return Config(**values)
 
 

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tensorflow as tf
 
 from runtime.errors import BadInput
+from runtime.frames import read_image
 from train.augment import augment_person, augment_photo
 
 MAX_BOXES = 32  # persons of one photo that a detector trains on
@@ -46,7 +46,7 @@ def read_annotations(folder):
         raise BadInput(f"{folder} should hold one person_keypoints*.json beside images/, but has {found}")
     content = json.loads(files[0].read_text())
     images = {image["id"]: str(folder / "images" / image["file_name"]) for image in content["images"]}
-    annotations = {path: [] for path in images.values()}
+    annotations: dict[str, list] = {path: [] for path in images.values()}
     for annotation in content["annotations"]:
         annotations[images[annotation["image_id"]]].append(annotation)
     return annotations
@@ -91,14 +91,6 @@ def _edges(bbox):
     return np.array([left, top, left + width, top + height], np.float32)
 
 
-def read_image(path):
-    """BGR uint8 image, or BadInput that names the file."""
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise BadInput(f"{path} is missing or no image that OpenCV reads; restore it or take it out of the JSON")
-    return image
-
-
 def sampler(items, config):
     """A function from sample number to item index: weighted by `config.sampling`, even, and without state.
 
@@ -126,6 +118,10 @@ def training_data(config, first_sample=0):
     else:
         items, augment = load_photos(config), augment_photo
         label_shape = (MAX_BOXES, 5)
+    paths = {item.image for item in items}
+    missing = sorted(path for path in paths if not Path(path).is_file())
+    if missing:
+        raise BadInput(f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
     pick = sampler(items, config)
 
     def load(number):

@@ -24,7 +24,8 @@ def person_loss(input_size):
 
     def loss(labels, predictions):
         boxes, logits = predictions[..., :4], predictions[..., 4]
-        target_boxes, quality = assign(labels, ops.stop_gradient(boxes), ops.stop_gradient(ops.sigmoid(logits)), centres)
+        found = ops.stop_gradient(boxes), ops.stop_gradient(ops.sigmoid(logits))
+        target_boxes, quality = assign(labels, *found, centres)
         counted = ops.maximum(_in_ignored(labels, centres), ops.cast(quality > 0, "float32"))
         persons = ops.maximum(ops.sum(quality), 1.0)
         score = ops.sum(quality_focal_loss(logits, quality) * counted) / persons

@@ -30,7 +30,8 @@ def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attentio
 
     predictions = []
     for stride, level in zip(STRIDES, (level8, level16, level32), strict=True):
-        x = separable_bn(separable_bn(level, decoder_width, name=f"head{stride}a"), decoder_width, name=f"head{stride}b")
+        x = separable_bn(level, decoder_width, name=f"head{stride}a")
+        x = separable_bn(x, decoder_width, name=f"head{stride}b")
         logit = layers.Conv2D(1, 1, bias_initializer=keras.initializers.Constant(np.log(PRIOR / (1 - PRIOR))),
                               name=f"score{stride}")(x)
         edges = layers.Conv2D(4, 1, bias_initializer=keras.initializers.Constant(1.0), name=f"edges{stride}")(x)

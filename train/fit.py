@@ -1,6 +1,7 @@
 """The training loop: data, network, loss, callbacks."""
 
 import csv
+import re
 import time
 
 import keras
@@ -8,8 +9,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from runtime.errors import BadInput
-from train.checkpoint import (OUTPUT, build_network, load_weights, run_folder, save_config, save_weights,
-                              snapshot_path, snapshots)
+from train.checkpoint import (
+    OUTPUT,
+    build_network,
+    load_weights,
+    run_folder,
+    save_config,
+    save_weights,
+    snapshot_path,
+    snapshots,
+)
 from train.datasets import training_data
 from train.detector_loss import person_loss
 from train.losses import heatmap_loss, simcc_loss
@@ -97,14 +106,25 @@ def train(config, strategy, resume=False, evaluate=None):
             load_weights(network, folder / "resume.weights.h5")
     save_config(config, folder)
     data = training_data(config, first_sample=done * steps * config.batch)
+    try:
+        fit(network, data, config, folder, done, steps, evaluate)
+    except tf.errors.InvalidArgumentError as error:  # what tf.data makes of a BadInput inside it
+        named = re.search(r"BadInput: (.+)", error.message)
+        if not named:
+            raise
+        raise BadInput(named[1]) from None
+    return network
+
+
+def fit(network, data, config, folder, done, steps, evaluate):
+    """Keras' own loop, with what happens after every epoch."""
     network.fit(data, initial_epoch=done, epochs=config.epochs, steps_per_epoch=steps, verbose=0, callbacks=[
         keras.callbacks.TerminateOnNaN(),
         Resume(folder),
         keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # the next one sees the averaged weights
         Snapshot(config, folder, evaluate),
-        Progress(config, steps),
+        Progress(config, steps, done),
     ])
-    return network
 
 
 def optimizer(config, steps):
@@ -185,15 +205,14 @@ def plot_history(path):
 class Progress(keras.callbacks.Callback):
     """A bar over all that is left of the run: images/s, time left, loss."""
 
-    def __init__(self, config, steps):
+    def __init__(self, config, steps, done):
         super().__init__()
-        self.config, self.steps, self.bar = config, steps, None
+        self.config = config
+        images = steps * config.batch
+        self.bar = tqdm(total=config.epochs * images, initial=done * images, unit=" images",
+                        unit_scale=True, dynamic_ncols=True, mininterval=1)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.bar is None:
-            per_epoch = self.steps * self.config.batch
-            self.bar = tqdm(total=self.config.epochs * per_epoch, initial=epoch * per_epoch, unit=" images",
-                            unit_scale=True, dynamic_ncols=True, mininterval=1)
         self.bar.set_description(f"epoch {epoch + 1}/{self.config.epochs}")
 
     def on_train_batch_end(self, batch, logs=None):

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from runtime.errors import BadInput
 from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
 from train.losses import heatmap_peak, simcc_peak
 
@@ -38,7 +39,7 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         exported graph.
     """
     if head not in ("heatmap", "simcc"):
-        raise ValueError(f"unknown head {head!r}; choose heatmap or simcc")
+        raise BadInput(f"unknown head {head!r}; choose heatmap or simcc")
     width, height = input_size
     features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
     stride8, stride16, stride32 = features.outputs

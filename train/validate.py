@@ -20,7 +20,7 @@ def validator(config):
         return None
     files = sorted(Path(config.validation).glob("person_keypoints*.json"))
     if len(files) != 1:
-        raise BadInput(f"validation folder {config.validation} should hold one person_keypoints*.json, has {len(files)}")
+        raise BadInput(f"validation = {config.validation} should hold one person_keypoints*.json, has {len(files)}")
     from eval.coco import evaluate, load_annotations  # needs pycocotools, which training without figures does not
     annotations, images = load_annotations(files[0]), Path(config.validation) / "images"
 

@@ -1,0 +1,135 @@
+"""Checkpoint → ONNX: same keypoints, right metadata, and a wrong graph is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+pytest.importorskip("tensorflow")
+
+import keras  # noqa: E402
+
+from export.onnx_graph import NMS_IOU, NMS_SCORE, checked, export, to_onnx, with_nms  # noqa: E402
+from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs  # noqa: E402
+from runtime.engine import open_engine  # noqa: E402
+from runtime.errors import BadInput  # noqa: E402
+from runtime.keypoints import COCO  # noqa: E402
+from train.backbone import TAPS, BackboneWeightsError, build_backbone  # noqa: E402
+from train.checkpoint import build_network, load_snapshot  # noqa: E402
+from train.config import Config  # noqa: E402
+from train.network_engine import NetworkEngine  # noqa: E402
+
+TINY = dict(backbone_weights="", attention_blocks=1, attention_width=32, decoder_width=16, data=["nowhere"])
+
+
+@pytest.fixture(scope="module")
+def person():
+    """An untrained detector whose scores and boxes spread, so that NMS has work."""
+    config = Config(task="person", input_size=[96, 64], **TINY)
+    keras.utils.set_random_seed(0)
+    network = build_network(config)
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if layer.name.startswith("score"):
+            layer.set_weights([rng.normal(0, 0.5, layer.kernel.shape), np.zeros(1)])
+        if layer.name.startswith("edges"):
+            layer.set_weights([rng.normal(0, 1, layer.kernel.shape), np.full(4, 2.0)])
+    return network, config
+
+
+def test_export_command_gives_an_engine_like_the_network(tiny_run, tmp_path):
+    subprocess.run([sys.executable, "-m", "export", "--run", str(tiny_run / "output/model_dump/tiny"), "--epoch", "2",
+                    "--out", str(tmp_path)], check=True, timeout=300)
+    assert [path.name for path in tmp_path.iterdir()] == ["pose.onnx"]
+    engine = open_engine(tmp_path / "pose.onnx", kind="pose")
+    assert engine.schema == COCO and engine.input_size == (64, 64)
+    assert engine.metadata["trained_on"] == "people; epoch 2" and engine.metadata["date"] and engine.metadata["version"]
+    assert json.loads(engine.metadata["keypoints"])["limbs"]
+
+    network, config, _ = load_snapshot(tiny_run / "output/model_dump/tiny", 2)
+    config.data = [str(tiny_run / "people")]
+    inputs, source = real_inputs(config, 7)
+    assert source == "training" and inputs.shape == (7, 64, 64, 3)
+    assert check_pose(engine, NetworkEngine(network, config), inputs) < 0.1
+    one_by_one = np.concatenate([engine.run(crop[None])["heatmaps"] for crop in inputs])
+    np.testing.assert_allclose(engine.run(inputs)["heatmaps"], one_by_one, atol=1e-4)
+
+
+def test_colour_order_and_normalisation_are_in_the_graph(tmp_path):
+    """The backbone takes BGR bytes, keras.applications' RGB in -1..1: same weights file, same features."""
+    original = keras.applications.MobileNetV2(input_shape=(64, 64, 3), include_top=False, weights=None)
+    original.save_weights(tmp_path / "imagenet.weights.h5")
+    original = keras.Model(original.inputs, [original.get_layer(tap).output for tap in TAPS["mobilenetv2"]])
+    backbone = build_backbone("mobilenetv2", (64, 64), weights=str(tmp_path / "imagenet.weights.h5"))
+    bgr = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype("float32")
+    for ours, theirs in zip(backbone(bgr), original(bgr[..., ::-1] / 127.5 - 1), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    with pytest.raises(BackboneWeightsError, match="does not hold resnet50 weights"):
+        build_backbone("resnet50", (64, 64), weights=str(tmp_path / "imagenet.weights.h5"))
+
+
+@pytest.mark.parametrize("changes", [dict(head="simcc"), dict(backbone="resnet50"), dict(attention_blocks=0)])
+def test_other_networks_export_too(changes, tmp_path):
+    config = Config(input_size=[64, 64], **{**TINY, **changes})
+    list(export(build_network(config), config, 1, tmp_path))
+    outputs = open_engine(tmp_path / "pose.onnx", "pose").run(np.zeros((3, 64, 64, 3), np.uint8))
+    shapes = {name: value.shape for name, value in outputs.items()}
+    assert shapes == ({"simcc_x": (3, 17, 128), "simcc_y": (3, 17, 128)} if config.head == "simcc"
+                      else {"heatmaps": (3, 17, 16, 16)})
+
+
+def test_a_graph_that_computes_something_else_is_refused(tiny_run, tmp_path):
+    network, config, _ = load_snapshot(tiny_run / "output/model_dump/tiny")
+    config = replace(config, data=["nowhere"])
+    reference = NetworkEngine(network, config)
+    model = to_onnx(reference.network, config, "test")
+    kernels = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    broken = numpy_helper.to_array(kernels[-1]) * np.float32(-1)
+    kernels[-1].CopyFrom(numpy_helper.from_array(broken, kernels[-1].name))
+    inputs, source = real_inputs(config, 6)
+    assert source == "rendered"
+    with pytest.raises(ExportError, match="nothing was exported"), checked(model, tmp_path / "pose.onnx") as engine:
+        check_pose(engine, reference, inputs)
+    assert not list(tmp_path.iterdir()), "a refused engine must not stay, under any name"
+
+
+def test_detector_raw_and_with_nms(person, tmp_path):
+    network, config = person
+    lines = list(export(network, config, 1, tmp_path))
+    assert len(lines) == 2 and sorted(path.name for path in tmp_path.iterdir()) == ["person.onnx", "person_raw.onnx"]
+    raw, with_suppression = (open_engine(tmp_path / name, "person") for name in ("person_raw.onnx", "person.onnx"))
+    inputs = np.random.default_rng(3).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    assert check_boxes(raw, NetworkEngine(network, config), inputs) < 0.1
+    check_nms(with_suppression, raw, inputs, NMS_IOU, NMS_SCORE)
+    kept = with_suppression.run(inputs[:1])
+    candidates = (raw.run(inputs[:1])["scores"] > NMS_SCORE).sum()
+    assert 0 < len(kept["kept_boxes"]) < candidates, "the test needs boxes that NMS drops"
+    assert (np.diff(kept["kept_scores"]) <= 0).all()
+
+
+def test_wrong_nms_is_refused(person, tmp_path):
+    network, config = person
+    model = to_onnx(NetworkEngine(network, config).network, config, "test")
+    suppressing = with_nms(model)
+    for tensor in suppressing.graph.initializer:
+        if tensor.name == "nms_iou":
+            tensor.CopyFrom(numpy_helper.from_array(np.array([0.05], np.float32), "nms_iou"))
+    onnx.save(model, tmp_path / "raw.onnx")
+    onnx.save(suppressing, tmp_path / "kept.onnx")
+    inputs = np.random.default_rng(3).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    raw, kept = open_engine(tmp_path / "raw.onnx"), open_engine(tmp_path / "kept.onnx")
+    with pytest.raises(ExportError, match="NMS in the graph"):
+        check_nms(kept, raw, inputs, NMS_IOU, NMS_SCORE)
+
+
+def test_missing_epoch_names_those_that_exist(tiny_run, tmp_path):
+    folder = tiny_run / "output/model_dump/tiny"
+    with pytest.raises(BadInput, match=r"no snapshot of epoch 140; it has 1 … 3"):
+        load_snapshot(folder, 140)
+    with pytest.raises(BadInput, match="no snapshots in"):
+        load_snapshot(tmp_path)

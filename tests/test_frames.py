@@ -1,0 +1,189 @@
+"""Sources: real files, folders, a server on loopback, and what each says when it is broken."""
+
+import contextlib
+import http.server
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from runtime.errors import BadInput
+from runtime.frames import hide_secrets, natural_order, open_source
+from tests.conftest import figure, index_first, write_clip
+
+
+def test_every_frame_of_a_file_in_order(tmp_path):
+    source = open_source(video=write_clip(tmp_path / "clip.mp4", frames=20, fps=10))
+    assert (source.total, source.fps, source.live) == (20, 10, False)
+    frames = list(source)
+    source.close()
+    assert [frame.index for frame in frames] == list(range(20))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(20) / 10, atol=1e-3)
+    assert frames[3].name == "000003"
+    for frame in (frames[0], frames[19]):
+        expected, _, _ = figure(frame.index)
+        assert frame.image.dtype == np.uint8
+        assert np.abs(frame.image.astype(int) - expected).mean() < 6  # BGR, through the codec
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda path: None, "video .*clip.mp4 does not exist"),
+    (lambda path: path.mkdir(), "is a folder: give --images"),
+    (lambda path: path.write_bytes(b""), "is no video"),
+    (lambda path: path.write_text("poses " * 1000), "is no video"),
+    (lambda path: path.write_bytes(write_clip(path).read_bytes()[:4000]), "is no video that can be read: an incompl"),
+])
+def test_what_is_no_video(tmp_path, make, message, capfd):
+    make(tmp_path / "clip.mp4")
+    with pytest.raises(BadInput, match=message) as caught:
+        open_source(video=tmp_path / "clip.mp4")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # OpenCV and FFmpeg keep quiet
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_cut_off_video_gives_its_frames_and_then_says_so(tmp_path, suffix):
+    path = write_clip(tmp_path / f"clip{suffix}", frames=60, codec="FMP4" if suffix == ".avi" else "mp4v")
+    if suffix == ".mp4":
+        index_first(path)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    frames = []
+    with pytest.raises(BadInput, match=r"ended at frame \d+ of 6\d") as caught:
+        frames.extend(open_source(video=path))  # extend keeps what came before the error
+    assert f"ended at frame {len(frames)} of" in str(caught.value)
+    assert 5 < len(frames) < 55
+
+
+def test_one_frame_missing_in_an_mp4_is_noticed(tmp_path):
+    path = index_first(write_clip(tmp_path / "clip.mp4", frames=20))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="ended at frame 19 of 20"):
+        list(open_source(video=path))
+
+
+def test_camera_that_does_not_open():
+    with pytest.raises(BadInput, match="camera 63 does not open: .*(/dev/video|--images)"):
+        open_source(camera=63)
+
+
+def test_images_in_natural_order(tmp_path):
+    for number in (10, 2, 1):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_source(images=tmp_path)
+    frames = list(source)
+    assert (source.total, source.live) == (3, False)
+    assert [frame.name for frame in frames] == ["frame1.png", "frame2.png", "frame10.png"]
+    assert [frame.image[0, 0, 0] for frame in frames] == [1, 2, 10]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+
+
+def test_natural_order_of_names_with_and_without_numbers(tmp_path):
+    names = ["1.jpg", "02.jpg", "2.jpg", "a.jpg", "a1.jpg", "a1b.jpg", "a10.jpg", "b.jpg"]
+    assert [path.name for path in sorted((tmp_path / name for name in reversed(names)), key=natural_order)] == names
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_unreadable_image_is_named_after_the_good_ones(tmp_path, damage):
+    picture = cv2.imencode(".png", figure()[0])[1].tobytes()
+    (tmp_path / "1.png").write_bytes(picture)
+    (tmp_path / "2.png").write_bytes({"cut": picture[:len(picture) // 3], "empty": b"", "text": b"hello"}[damage])
+    frames = []
+    with pytest.raises(BadInput, match="2.png cannot be decoded"):
+        frames.extend(open_source(images=tmp_path))
+    assert [frame.name for frame in frames] == ["1.png"]
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(BadInput, match="has no images"):
+        open_source(images=tmp_path)
+    with pytest.raises(BadInput, match="does not exist or is a file"):
+        open_source(images=tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("rtsp://user:secret@camera.local:554/live?token=abc", "rtsp://camera.local:554/live"),
+    ("http://host/clip.mp4", "http://host/clip.mp4"),
+])
+def test_secrets_of_a_url_are_hidden(url, shown):
+    assert hide_secrets(url) == shown
+
+
+def test_url_that_does_not_open(capfd):
+    with pytest.raises(BadInput, match="http://127.0.0.1:1/clip.mp4 does not open") as caught:
+        open_source(video="http://user:secret@127.0.0.1:1/clip.mp4?token=secret")
+    assert "secret" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+@contextlib.contextmanager
+def served(answer):
+    """A server on loopback whose GET is `answer(handler)`; gives its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send_file(path):
+    def answer(handler):
+        data = path.read_bytes()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+    return answer
+
+
+def send_camera(frames, fps):
+    """A network camera: JPEGs in a multipart stream, the index as the picture's grey value."""
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        for index in range(frames):
+            picture = cv2.imencode(".jpg", np.full((48, 64, 3), index, np.uint8))[1].tobytes()
+            handler.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n"
+                                % (len(picture), picture))
+            time.sleep(1 / fps)
+    return answer
+
+
+def test_file_on_a_server_loses_no_frame(tmp_path):
+    path = index_first(write_clip(tmp_path / "clip.mp4", frames=30))
+    with served(send_file(path)) as address:
+        source = open_source(video=f"{address}/clip.mp4")
+        assert (source.total, source.live) == (30, False)
+        frames = []
+        for frame in source:
+            frames.append(frame.index)
+            time.sleep(0.005)
+        source.close()
+    assert frames == list(range(30))
+
+
+def test_live_stream_is_told_from_a_file_and_its_end_is_an_error():
+    with served(send_camera(frames=40, fps=60)) as address:
+        source = open_source(video=f"{address}/live")
+        assert (source.total, source.live) == (None, True)
+        frames = []
+        with pytest.raises(BadInput, match=r"/live stopped after \d+ frames: check the camera or the network"):
+            frames.extend(source)
+        source.close()
+    assert len(frames) > 30
+    assert frames[0].time == 0
+    assert 0.3 < frames[-1].time < 5

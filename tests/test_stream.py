@@ -1,0 +1,196 @@
+"""The command, as a process of its own: what it writes, says and returns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import count_frames, figure, index_first, write_clip
+from tests.test_frames import send_camera, served
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, "-m", "runtime.stream"]
+
+
+@pytest.fixture
+def engines(person_path, pose_path):
+    return ["--detector", str(person_path), "--pose", str(pose_path)]
+
+
+def stream(*arguments, cwd=ROOT, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100,
+                          env=environment, **options)
+
+
+def error_of(ended):
+    """The error's one line; the progress bar before it ends in a line of its own."""
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ended.stderr
+    return lines[0]
+
+
+def test_video_to_video_and_json_lines(tmp_path, engines):
+    clip = write_clip(tmp_path / "clip.mp4", frames=25, fps=10)
+    ended = stream("--video", clip, "--out", tmp_path / "drawn.mp4", "--jsonl", tmp_path / "poses.jsonl", *engines)
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(25))
+    for line in lines:
+        _, box, dots = figure(line["frame"])
+        [person] = line["persons"]
+        np.testing.assert_allclose(person["box"], box, atol=2)
+        np.testing.assert_allclose(np.array(person["keypoints"])[:, :2], dots, atol=1.5)
+        assert line["time"] == pytest.approx(line["frame"] / 10, abs=1e-3)
+    assert count_frames(tmp_path / "drawn.mp4") == 25
+    table = {line[:12].strip(): line[12:].split() for line in ended.stdout.splitlines()}
+    assert table["frames"] == table["persons"] == ["25"]
+    assert float(table["FPS"][0]) > 1
+    for stage in ("capture", "detect", "pose", "draw, write", "whole way"):
+        p50, p99 = map(float, table[stage])
+        assert 0 <= p50 <= p99
+    assert "25/25" in ended.stderr
+    assert "persons=1" in ended.stderr
+
+
+def test_drawn_video_shows_the_skeleton(tmp_path, engines):
+    stream("--video", write_clip(tmp_path / "clip.mp4", frames=3), "--out", tmp_path / "drawn.avi", *engines)
+    image = cv2.VideoCapture(str(tmp_path / "drawn.avi")).read()[1]
+    plain, _, dots = figure(0)
+    middle = ((dots[0] + dots[2]) / 2).astype(int)  # of a limb, white in the clip
+    assert plain[middle[1], middle[0]].tolist() == [255, 255, 255]
+    assert image[middle[1], middle[0], 0] < 150  # orange now
+
+
+def test_images_to_folder(tmp_path, engines):
+    (tmp_path / "photos").mkdir()
+    for index in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), figure(index)[0])
+    ended = stream("--images", tmp_path / "photos", "--out", tmp_path / "drawn", *engines)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["1.jpg", "10.jpg", "2.jpg"]
+
+
+def test_cut_off_video_keeps_its_output(tmp_path, engines):
+    clip = index_first(write_clip(tmp_path / "clip.mp4", frames=40))
+    clip.write_bytes(clip.read_bytes()[:clip.stat().st_size // 2])
+    ended = stream("--video", clip, "--out", tmp_path / "drawn.mp4", "--jsonl", tmp_path / "poses.jsonl", *engines)
+    message = error_of(ended)
+    assert "ended at frame " in message
+    frames = int(message.split("ended at frame ")[1].split()[0])
+    assert f"ended at frame {frames} of 40" in message
+    assert count_frames(tmp_path / "drawn.mp4") == frames > 5
+    assert len((tmp_path / "poses.jsonl").read_text().splitlines()) == frames
+    assert ended.stdout.splitlines()[0].split() == ["frames", str(frames)]
+
+
+def start_on_a_camera(address, tmp_path, engines):
+    """The command on a live stream, once it has written some frames."""
+    running = subprocess.Popen([*COMMAND, "--video", f"{address}/live", "--out", str(tmp_path / "drawn.mp4"),
+                                "--jsonl", str(tmp_path / "poses.jsonl"), *engines], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    lines = tmp_path / "poses.jsonl"
+    while not (lines.exists() and lines.read_text().count("\n") >= 10):
+        assert running.poll() is None, running.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return running
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_cleanly(tmp_path, engines, number, code):
+    with served(send_camera(frames=3000, fps=50)) as address:
+        running = start_on_a_camera(address, tmp_path, engines)
+        running.send_signal(number)
+        output, errors = running.communicate(timeout=30)
+    assert running.returncode == code, errors
+    assert "Traceback" not in errors
+    assert output.startswith("frames ")
+    assert count_frames(tmp_path / "drawn.mp4") >= 1
+    text = (tmp_path / "poses.jsonl").read_text()
+    assert text.endswith("\n")
+    assert [json.loads(line)["persons"] for line in text.splitlines()]
+
+
+def test_killed_run_leaves_whole_lines(tmp_path, engines):
+    with served(send_camera(frames=3000, fps=50)) as address:
+        running = start_on_a_camera(address, tmp_path, engines)
+        running.kill()
+        running.communicate(timeout=30)
+    text = (tmp_path / "poses.jsonl").read_text()
+    assert text.endswith("\n")
+    assert len([json.loads(line) for line in text.splitlines()]) >= 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_keeps_the_video(tmp_path, engines):
+    clip = write_clip(tmp_path / "clip.mp4", frames=5)
+    ended = stream("--video", clip, "--out", tmp_path / "drawn.mp4", "--jsonl", "/dev/full", *engines)
+    assert "/dev/full cannot be written: No space left on device" in error_of(ended)
+    assert count_frames(tmp_path / "drawn.mp4") == 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--video", "gone.mp4"], "video gone.mp4 does not exist"),
+    (["--camera", "63"], "camera 63 does not open"),
+    (["--images", "gone"], "folder gone does not exist"),
+    (["--video", "clip.mp4", "--out", "drawn.webm"], "drawn.webm has an unknown suffix"),
+    (["--video", "clip.mp4", "--out", "clip.mp4"], "--out clip.mp4 is also the --video"),
+    (["--images", ".", "--out", "."], "--out . is also the --images"),
+    (["--video", "clip.mp4", "--jsonl", "x.mp4", "--out", "x.mp4"], "--jsonl x.mp4 is also the --out"),
+    (["--video", "clip.mp4", "--threshold", "40"], "--threshold 40 is not in 0..1"),
+    (["--video", "clip.mp4", "--threads", "0"], "--threads 0 is less than 1"),
+    (["--video", "clip.mp4", "--detector", "gone.onnx"], "engine gone.onnx does not exist"),
+    (["--video", "clip.mp4", "--detector", "clip.mp4"], "clip.mp4 is not an engine"),
+])
+def test_mistakes_end_in_one_line_before_any_work(tmp_path, engines, arguments, message):
+    clip = write_clip(tmp_path / "clip.mp4", frames=3)
+    before = clip.read_bytes()
+    ended = stream(*engines, *arguments, cwd=tmp_path)
+    assert message in error_of(ended)
+    assert ended.stderr.count("\n") == 1
+    assert clip.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_show_without_windows_names_the_remedy(tmp_path, engines):
+    if "GUI:                           NONE" not in cv2.getBuildInformation():
+        pytest.skip("this OpenCV has windows")
+    ended = stream("--video", write_clip(tmp_path / "clip.mp4", frames=3), "--show", *engines)
+    assert "pip uninstall opencv-python-headless && pip install opencv-python" in error_of(ended)
+
+
+def test_help_teaches_by_examples():
+    ended = stream("--help")
+    assert ended.returncode == 0
+    assert ended.stdout.count("python -m runtime.stream --") >= 5
+
+
+@pytest.mark.skipif(not (ROOT / "models" / "person.onnx").exists(), reason="needs the trained engines")
+def test_trained_engines_from_any_folder(tmp_path, person_path):
+    """The project's own engines are found from elsewhere, and do every frame; the detector that finds the bright
+    rectangle brings persons to the trained pose engine."""
+    clip = write_clip(tmp_path / "clip.mp4", frames=4)
+    for detector in ([], ["--detector", person_path]):
+        ended = stream("--video", clip, "--jsonl", "poses.jsonl", "--out", "drawn.mp4", *detector, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+        assert len(lines) == count_frames(tmp_path / "drawn.mp4") == 4
+    for line in lines:
+        [person] = line["persons"]
+        keypoints = np.array(person["keypoints"])
+        assert keypoints.shape == (17, 3)
+        left, top, right, bottom = person["box"]
+        assert (np.abs(keypoints[:, 0] - (left + right) / 2) < bottom - top).all()  # within the crop
+        assert (np.abs(keypoints[:, 1] - (top + bottom) / 2) < bottom - top).all()
