@@ -13,11 +13,12 @@ RUN ?= pose
 EPOCH ?=
 SET ?=
 VIDEO ?=
+PEOPLE ?= data/people
 STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
-.PHONY: help demo dev test lint train export
+.PHONY: help demo dev test lint train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -48,6 +49,19 @@ test: lint
 
 train: .venv-dev/installed
 	$(DEV) -m train --config $(CONFIG) --gpu $(GPUS) $(if $(CONTINUE),--continue) $(foreach item,$(SET),--set '$(item)')
+
+# Rendered people, which both bundled engines saw among the photographs.
+data/walkers/person_keypoints.json: .venv/installed
+	$(STREAM) -m runtime.walkers --stills 400 --size 400x300 --out data/walkers/images --truth $@
+
+# The bundled engines from PEOPLE (a folder with images/ and person_keypoints*.json): about two hours on two cores each.
+models: dev data/walkers/person_keypoints.json
+	for kind in pose person; do \
+	  $(DEV) -m train --config configs/$$kind.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) \
+	    --set 'data=["$(PEOPLE)", "data/walkers"]' $(foreach item,$(SET),--set '$(item)') && \
+	  $(DEV) -m export --run output/model_dump/$$kind --out output/engines && \
+	  cp output/engines/$$kind.onnx models/ || exit; \
+	done
 
 export: .venv-dev/installed
 	$(DEV) -m export --run output/model_dump/$(RUN) $(if $(EPOCH),--epoch $(EPOCH))

@@ -152,8 +152,9 @@ class Rating:
 
     def __str__(self):
         share = self.found / max(self.persons, 1)
+        fit = f", mean OKS of those found {self.oks:.2f} (1 is exact)" if self.found else ""
         return (f"against the rendered truth: {self.found} of {self.persons} persons found ({share:.0%}), "
-                f"{self.extra} poses where nobody is, mean OKS of those found {self.oks:.2f} (1 is exact)")
+                f"{self.extra} poses where nobody is{fit}")
 
 
 def rate(jsonl, truth):

@@ -53,11 +53,12 @@ def render_clip(frames=150, size=(640, 480), seed=0, persons=3):
     people, quads, colours = [], [np.zeros((0, 4, 3))], [np.zeros((0, 3))]
     kinds = np.concatenate([["walk"], rng.permutation(MOTIONS), rng.choice(MOTIONS, max(0, persons))])[:persons]
     # A lane each, so that nobody walks through another.
-    for kind, lane in zip(kinds, rng.permutation(persons), strict=True):
+    for number, (kind, lane) in enumerate(zip(kinds, rng.permutation(persons), strict=True)):
         distance = nearest + 0.5 + lane * max(0.8, 3.0 / persons)
         reach = 0.5 * size[0] / camera.focal * distance
-        side = 0.3 * reach if kind in ("walk", "jog") else 0.65 * reach
-        motion = random_motion(rng, kind, (rng.uniform(-side, side), -distance), reach)
+        # Side by side too; those who walk cross the others.
+        side = rng.uniform(-0.25, 0.25) if kind in ("walk", "jog") else 1.5 * (number + 0.5) / persons - 0.75
+        motion = random_motion(rng, kind, (side * reach, -distance), reach)
         person = random_person(rng, facet_size(camera, distance - 0.5))
         people.append((person, motion))
         if kind == "sit":
