@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import ssl
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -55,8 +54,7 @@ def main():
 def stream_clip(video, out, jsonl):
     """Run `python -m runtime.stream` on it, in this process. Returns its exit code."""
     source = ["--camera", str(video)] if str(video).isdecimal() else ["--video", str(video)]
-    sys.argv = ["python -m runtime.stream", *source, "--out", str(out), "--jsonl", str(jsonl)]
-    return stream.main()
+    return stream.main([*source, "--out", str(out), "--jsonl", str(jsonl)])
 
 
 def choose_clip(folder):

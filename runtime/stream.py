@@ -38,8 +38,9 @@ exit codes: 0 done, 2 a one-line error (output so far is kept), 130 Ctrl-C, 143 
 """
 
 
-def main():
-    arguments = parse_arguments()
+def main(argv=None):
+    """Run the command. argv: its arguments, those of the process if None. Returns the exit code."""
+    arguments = parse_arguments(argv)
     check_outputs(arguments)
     stop = StopRequest()
     timings = Timings()
@@ -77,7 +78,7 @@ def main():
     return stop.exit_code
 
 
-def parse_arguments():
+def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         prog="python -m runtime.stream", description="Find persons and their keypoints, live or in files.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,7 +97,7 @@ def parse_arguments():
                         help="least score of a person, 0..1; lower finds more, and more that are none (default: 0.4)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
                         help="CPU threads of each engine; they run side by side, so 1 suits most (default: 1)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def check_outputs(arguments):

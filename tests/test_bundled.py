@@ -1,4 +1,4 @@
-"""The engines in models/: what they are, and how good on a photograph, on a rendered clip, and on COCO photos at hand."""
+"""The engines in models/: what they are, how good on a photograph, on a rendered clip, and on COCO photos at hand."""
 
 import os
 import subprocess

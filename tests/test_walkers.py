@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from runtime.keypoints import COCO
-from runtime.walker_body import BONES
-from runtime.walker_clothes import random_person
-from runtime.walker_render import annotate, draw, gather, place, shade_ground
-from runtime.walker_scene import Camera, Scene, box
 from runtime.walkers import render_clip, render_still
+from runtime.walkers.body import BONES
+from runtime.walkers.clothes import random_person
+from runtime.walkers.render import annotate, draw, gather, place, shade_ground
+from runtime.walkers.scene import Camera, Scene, box
 from tests.conftest import ROOT
 
 INDEX = {name: index for index, name in enumerate(COCO.names)}

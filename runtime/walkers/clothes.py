@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runtime.walker_body import BONES, Body, MeshBuilder, chained, hanging
+from runtime.walkers.body import BONES, Body, MeshBuilder, chained, hanging
 
 # Half width, depth in front and behind over the height of the bare body, in metres (position, x, z, w, f, b).
 _TORSO = [(0.85, 0, 0, 0.10, 0.07, 0.08), (0.90, 0, -0.005, 0.155, 0.095, 0.115), (0.96, 0, -0.01, 0.170, 0.105, 0.130),

@@ -1,10 +1,10 @@
-"""How people move: gait cycles, gestures and free poses, as joint angles for `walker_body.bend`."""
+"""How people move: gait cycles, gestures and free poses, as joint angles for `body.bend`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.walker_body import BONE, BONES
+from runtime.walkers.body import BONE, BONES
 
 # Degrees over one gait cycle of the left leg, heel strike first; flexion is positive. After the curves of
 # Perry and Burnfield, Gait Analysis (2010), rounded.

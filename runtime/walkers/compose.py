@@ -1,32 +1,17 @@
-"""Rendered people with exact keypoints: a rehearsal clip for machines without camera or data, and training pictures.
+"""Scenes with people in them: a clip in motion, and stills in any pose."""
 
-    python -m runtime.walkers --out walkers.mp4 --truth walkers.json          a clip and its truth
-    python -m runtime.walkers --stills 500 --out pictures --truth truth.json  a folder of pictures and theirs
-
-The truth is COCO's keypoint format, see `walker_render`.
-"""
-
-import argparse
-import json
-import re
-from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
-from runtime.errors import BadInput, run_command
 from runtime.keypoints import COCO
-from runtime.walker_body import BODY_HEIGHT, BONE
-from runtime.walker_clothes import random_person
-from runtime.walker_motion import MOTIONS, free_pose, needs_seat, random_motion
-from runtime.walker_render import place, random_look, render
-from runtime.walker_scene import Camera, Scene, backdrop, clutter, random_light, seat
-from runtime.write import CODECS, VideoWriter
+from runtime.walkers.body import BODY_HEIGHT, BONE
+from runtime.walkers.clothes import random_person
+from runtime.walkers.motion import MOTIONS, free_pose, needs_seat, random_motion
+from runtime.walkers.render import place, random_look, render
+from runtime.walkers.scene import Camera, Scene, backdrop, clutter, random_light, seat
 
-FPS = 25
+FPS = 25  # of a clip
 FACET_PIXELS = 2.8  # a quad's edge in the picture
 
 
@@ -136,89 +121,3 @@ def render_still(seed, size=(640, 480)):
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     return picture, annotations
-
-
-def coco_dataset(images, annotations):
-    """COCO's JSON as a dict."""
-    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO.names),
-                "skeleton": [[a + 1, b + 1] for a, b in COCO.limbs]}
-    return {"info": {"description": "rendered by runtime.walkers"}, "images": images, "annotations": annotations,
-            "categories": [category]}
-
-
-def write_clip(path, truth, frames=150, size=(640, 480), seed=0, persons=3):
-    """Render a clip into a video file, and its truth into a JSON file (image id = frame + 1).
-
-    Whatever breaks it off, Ctrl-C too, the files hold the frames until then.
-    """
-    images, annotations = [], []
-    try:
-        with closing(VideoWriter(Path(path), FPS)) as video:
-            clip = render_clip(frames, size, seed, persons)
-            for frame, (picture, labelled) in enumerate(tqdm(clip, total=frames, unit=" frames", desc=str(path))):
-                video.append(picture)
-                images.append(_image(frame + 1, f"frame_{frame:06d}.jpg", size))
-                annotations += labelled
-    finally:
-        _write_file(truth, json.dumps(coco_dataset(images, annotations)).encode())
-
-
-def write_stills(folder, truth, count, size=(640, 480), seed=0):
-    """Render pictures into a folder of JPEGs, with the seeds from `seed` on, and their truth into a JSON file."""
-    images, annotations = [], []
-    try:
-        for index in tqdm(range(count), unit=" pictures", desc=str(folder)):
-            picture, labelled = render_still(seed + index, size)
-            name = f"still_{seed + index:06d}.jpg"
-            _write_file(Path(folder) / name, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-            images.append(_image(seed + index + 1, name, size))
-            for annotation in labelled:
-                annotations.append({**annotation, "id": len(annotations) + 1})
-    finally:
-        _write_file(truth, json.dumps(coco_dataset(images, annotations)).encode())
-
-
-def _image(image_id, name, size):
-    return {"id": image_id, "file_name": name, "width": size[0], "height": size[1]}
-
-
-def _write_file(path, content):
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}; choose another place") from error
-
-
-def main():
-    parser = argparse.ArgumentParser(prog="python -m runtime.walkers",
-                                     description="Render people with exact keypoints, in COCO's format.")
-    parser.add_argument("--out", required=True, metavar="PATH", help="video (.mp4, .mov, .avi); with --stills a folder")
-    parser.add_argument("--truth", required=True, metavar="FILE", help="COCO keypoint JSON to write")
-    parser.add_argument("--stills", type=int, metavar="N", help="pictures in any pose instead of a clip")
-    parser.add_argument("--frames", type=int, default=150, help="frames of the clip, 25 a second (default: 150)")
-    parser.add_argument("--persons", type=int, default=3, help="people in the clip, 1..20 (default: 3)")
-    parser.add_argument("--size", default="640x480", metavar="WxH", help="width x height in pixels (default: 640x480)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same pixels (default: 0)")
-    arguments = parser.parse_args()
-    matched = re.fullmatch(r"(\d+)x(\d+)", arguments.size)
-    size = (int(matched[1]), int(matched[2])) if matched else (0, 0)
-    if not all(64 <= side <= 4096 for side in size):
-        raise BadInput(f"--size {arguments.size} is not WIDTHxHEIGHT of 64 to 4096 pixels: give for example 640x480")
-    for option, value, most in (("--frames", arguments.frames, 10 ** 6), ("--persons", arguments.persons, 20),
-                                ("--stills", arguments.stills, 10 ** 6)):
-        if value is not None and not 1 <= value <= most:
-            raise BadInput(f"{option} {value} is not in 1..{most}")
-    if arguments.seed < 0:
-        raise BadInput(f"--seed {arguments.seed} is negative: give 0 or more")
-    if arguments.stills:
-        write_stills(arguments.out, arguments.truth, arguments.stills, size, arguments.seed)
-    elif Path(arguments.out).suffix.lower() not in CODECS:
-        raise BadInput(f"--out {arguments.out} is no video name: end it in {', '.join(CODECS)}")
-    else:
-        write_clip(arguments.out, arguments.truth, arguments.frames, size, arguments.seed, arguments.persons)
-
-
-if __name__ == "__main__":
-    run_command(main)

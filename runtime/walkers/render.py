@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from runtime.keypoints import COCO
-from runtime.walker_body import BONE, PART, PARTS, Body, bend
+from runtime.walkers.body import BONE, PART, PARTS, Body, bend
 
 SUPERSAMPLING = 2
 
