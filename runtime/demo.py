@@ -158,7 +158,7 @@ class Rating:
 def rate(jsonl, truth):
     """Compare JSON lines of poses with a COCO truth whose image ids are frames + 1. Returns a Rating."""
     dataset = json.loads(Path(truth).read_text())
-    by_frame = {image["id"] - 1: [] for image in dataset["images"]}
+    by_frame: dict[int, list] = {image["id"] - 1: [] for image in dataset["images"]}
     for annotation in dataset["annotations"]:
         by_frame[annotation["image_id"] - 1].append(annotation)
     persons = found = extra = 0

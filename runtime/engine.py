@@ -95,6 +95,7 @@ class OnnxEngine:
         width, height = self.input_size
         if port.type != "tensor(uint8)" or port.shape[1:] != [height, width, 3]:
             raise ValueError(f"input is {port.type} {port.shape}, not uint8 [N, {height}, {width}, 3]")
+        wanted: tuple[set[str], ...]
         if self.kind == "pose":
             wanted = (POSE_OUTPUTS[self.metadata["head"]],)
         elif self.kind == "person":
@@ -104,7 +105,7 @@ class OnnxEngine:
         if set(self.outputs) not in wanted:
             raise ValueError(f"outputs are {', '.join(self.outputs)}")
         channels = self._session.get_outputs()[0].shape[1:2]
-        if self.kind == "pose" and channels[0] != len(self.schema):
+        if self.schema is not None and channels[0] != len(self.schema):
             raise ValueError(f"outputs have {channels[0]} channels for {len(self.schema)} keypoints")
 
 

@@ -113,7 +113,7 @@ class _Queue:
     """
 
     def __init__(self, newest_only=False):
-        self._items = deque()
+        self._items: deque = deque()
         self._size = 1 if newest_only else QUEUE_SIZE
         self._newest_only = newest_only
         self._changed = threading.Condition()

@@ -51,7 +51,7 @@ def main(argv=None):
         source = open_source(arguments.camera, arguments.video, arguments.images)
         opened.callback(source.close)
 
-        pictures = [window] if window else []
+        pictures: list = [window] if window else []
         if arguments.out:
             pictures.append(open_output(arguments.out, source.fps, source.live))
         lines = [JsonLinesWriter(arguments.jsonl)] if arguments.jsonl else []
@@ -108,7 +108,7 @@ def check_outputs(arguments):
         raise BadInput(f"--threads {arguments.threads} is less than 1")
     given = {"--video": arguments.video, "--images": arguments.images, "--out": arguments.out,
              "--jsonl": arguments.jsonl}
-    places = {}
+    places: dict[Path, str] = {}
     for option, path in given.items():
         if path is None or "://" in str(path):
             continue

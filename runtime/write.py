@@ -48,7 +48,7 @@ class VideoWriter:
         self.path = path
         self._fps = fps
         self._live = live
-        self._video = None
+        self._video: cv2.VideoWriter | None = None
         self._written = 0
         self._start = self._last = None
         self._replaces = path.exists()
@@ -70,7 +70,7 @@ class VideoWriter:
     def append(self, picture):
         """Write a (H, W, 3) uint8 BGR picture as the next frame."""
         if self._video is None:
-            self._open(picture)
+            self._video = self._open(picture)
         self._check_room()
         if picture.shape[1::-1] != self._size:
             picture = letterbox(picture, self._size)[0]
@@ -96,11 +96,11 @@ class VideoWriter:
         self._size = first.shape[1::-1]
         self._check_room()
         codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-        self._video = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self._fps, self._size)
-        if not self._video.isOpened():
-            self._video = None
+        video = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self._fps, self._size)
+        if not video.isOpened():
             raise BadInput(f"{self.path} cannot be written as a video of {self._size[0]}×{self._size[1]} at "
                            f"{self._fps:g} frames per second: choose another --out")
+        return video
 
     def _check_room(self):
         """OpenCV does not tell when a write fails, and without its index, which comes last, a video is lost: so

@@ -5,11 +5,12 @@ arms, and every vertex follows its bones by linear blend skinning.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 # name: (parent, pivot in the upright body of 1.75 m; left side, the right one is mirrored)
-_BONES = {
+_BONES: dict[str, Any] = {
     "pelvis": (None, (0, 0.97, 0)), "spine": ("pelvis", (0, 1.07, -0.01)), "chest": ("spine", (0, 1.22, -0.02)),
     "neck": ("chest", (0, 1.47, -0.015)), "head": ("neck", (0, 1.57, 0)),
     "left_arm": ("chest", (0.178, 1.42, -0.015)), "left_forearm": ("left_arm", (0.178, 1.13, -0.015)),
@@ -32,8 +33,10 @@ def pivots():
     """(17, 3) where each bone turns, in the upright body."""
     points = []
     for name, (_, pivot) in _BONES.items():
-        mirrored = pivot or np.multiply(_BONES[name.replace("right", "left")][1], (-1, 1, 1))
-        points.append(mirrored)
+        if pivot is None:  # the right side mirrors the left
+            x, y, z = _BONES[name.replace("right", "left")][1]
+            pivot = -x, y, z
+        points.append(pivot)
     return np.array(points, np.float64)
 
 

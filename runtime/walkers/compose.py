@@ -99,7 +99,9 @@ def render_still(seed, size=(640, 480)):
     # The first person fills a chosen share of the picture's height; the others stand around.
     share = rng.choice([rng.uniform(0.25, 0.6), rng.uniform(0.6, 1.0), rng.uniform(1.0, 2.0)], p=[0.35, 0.45, 0.2])
     distance = camera.focal * BODY_HEIGHT / (share * size[1])
-    people, spots, quads, colours = [], [], [np.zeros((0, 4, 3))], [np.zeros((0, 3))]
+    people: list = []
+    spots: list[np.ndarray] = []
+    quads, colours = [np.zeros((0, 4, 3))], [np.zeros((0, 3))]
     span = 0.5 * size[0] / camera.focal
     for index in range(rng.choice([1, 2, 3, 4, 6], p=[0.35, 0.25, 0.2, 0.12, 0.08])):
         away = distance if index == 0 else distance * rng.uniform(0.9, 2.2)

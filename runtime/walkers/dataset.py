@@ -26,7 +26,8 @@ def write_clip(path, truth, frames=150, size=(640, 480), seed=0, persons=3):
 
     Whatever breaks it off, Ctrl-C too, the files hold the frames until then.
     """
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     try:
         with closing(VideoWriter(Path(path), FPS)) as video:
             clip = render_clip(frames, size, seed, persons)
@@ -40,7 +41,8 @@ def write_clip(path, truth, frames=150, size=(640, 480), seed=0, persons=3):
 
 def write_stills(folder, truth, count, size=(640, 480), seed=0):
     """Render pictures into a folder of JPEGs, with the seeds from `seed` on, and their truth into a JSON file."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     try:
         for index in tqdm(range(count), unit=" pictures", desc=str(folder)):
             picture, labelled = render_still(seed + index, size)

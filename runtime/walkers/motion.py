@@ -1,6 +1,7 @@
 """How people move: gait cycles, gestures and free poses, as joint angles for `body.bend`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from runtime.walkers.body import BONE, BONES
 
 # Degrees over one gait cycle of the left leg, heel strike first; flexion is positive. After the curves of
 # Perry and Burnfield, Gait Analysis (2010), rounded.
-_GAITS = {
+_GAITS: dict[str, dict[str, Any]] = {
     "walk": {"hip": (30, 28, 20, 8, -2, -10, -6, 12, 27, 33), "knee": (4, 15, 18, 10, 6, 14, 40, 62, 42, 12),
              "ankle": (0, -6, 3, 8, 11, 2, -17, -6, 1, 1), "elbow": (24, 10), "swing": 24, "lean": 3},
     "jog": {"hip": (38, 34, 22, 4, -12, -14, 4, 30, 46, 46), "knee": (18, 38, 42, 26, 14, 40, 92, 104, 66, 24),

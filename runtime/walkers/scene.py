@@ -161,8 +161,9 @@ def _interior(rng, wall):
                 for book in range(left + 4, left + 152, 9):
                     _rectangle(rng, wall, book, level + rng.integers(0, 8), 7, 22, muted(rng, 0.1, 0.9, 1.0))
         else:
-            size = rng.integers(30, 110, 2)
-            _rectangle(rng, wall, x, rng.integers(260, 380), *size, muted(rng, 0.1, 0.95, 0.9), muted(rng, 0.05, 0.9))
+            width, height = rng.integers(30, 110, 2)
+            y = rng.integers(260, 380)
+            _rectangle(rng, wall, x, y, width, height, muted(rng, 0.1, 0.95, 0.9), muted(rng, 0.05, 0.9))
 
 
 def _sky_and_trees(rng, rays, size, horizon):
