@@ -3,6 +3,7 @@
 # make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make models                      train and export both bundled engines, as they were made
+# CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
 #
 # Every target sets up what it needs: .venv for streaming, .venv-dev with TensorFlow for the rest.
 
@@ -13,11 +14,14 @@ RUN ?= pose
 EPOCH ?=
 SET ?=
 VIDEO ?=
+export VIDEO
 PEOPLE ?= data/people
+TRAINED_ON ?= photographs with COCO, MPII, LSP-extended and teacher labels, rendered people (docs/models.md)
 STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
+.DELETE_ON_ERROR:
 .PHONY: help demo dev test lint train export models
 
 help:
@@ -36,7 +40,7 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	$(STREAM) -m runtime.demo $(if $(VIDEO),--video '$(VIDEO)')
+	$(STREAM) -m runtime.demo $${VIDEO:+--video "$$VIDEO"}
 
 dev: .venv-dev/installed
 
@@ -51,7 +55,7 @@ train: .venv-dev/installed
 	$(DEV) -m train --config $(CONFIG) --gpu $(GPUS) $(if $(CONTINUE),--continue) $(foreach item,$(SET),--set '$(item)')
 
 # Rendered people, which both bundled engines saw among the photographs.
-data/walkers/person_keypoints.json: .venv/installed
+data/walkers/person_keypoints.json: | .venv/installed
 	$(STREAM) -m runtime.walkers --stills 400 --size 400x300 --out data/walkers/images --truth $@
 
 # The bundled engines from PEOPLE (a folder with images/ and person_keypoints*.json): about two hours on two cores each.
@@ -59,8 +63,8 @@ models: dev data/walkers/person_keypoints.json
 	for kind in pose person; do \
 	  $(DEV) -m train --config configs/$$kind.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) \
 	    --set 'data=["$(PEOPLE)", "data/walkers"]' $(foreach item,$(SET),--set '$(item)') && \
-	  $(DEV) -m export --run output/model_dump/$$kind --out output/engines && \
-	  cp output/engines/$$kind.onnx models/ || exit; \
+	  $(DEV) -m export --run output/model_dump/$$kind --out output/engines --trained-on '$(TRAINED_ON)' && \
+	  cp output/engines/$$kind.onnx output/engines/$$kind.weights.h5 models/ || exit; \
 	done
 
 export: .venv-dev/installed

@@ -32,11 +32,13 @@ from runtime.errors import BadInput, run_command
 from runtime.keypoints import Poses
 from runtime.nms import box_iou
 from runtime.pose import PoseEstimator
+from runtime.walkers import write_stills
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in the order of COCOeval.stats
 
 # Far below the threshold of streaming, so that the whole curve of precision over recall is there.
 DETECTOR_THRESHOLD = 0.05
+RENDERED_PICTURES, RENDERED_SEED = 60, 100_000
 # A person counts as found by a box of about the score that a stream shows.
 FOUND_IOU, FOUND_SCORE = 0.5, 0.3
 
@@ -185,6 +187,10 @@ def coco_metrics(annotations, results, sigmas=None):
 
 def main():
     arguments = parse_arguments()
+    if (arguments.annotations is None) != (arguments.images is None):
+        raise BadInput("--annotations and --images belong together: give both, or neither for rendered people")
+    if arguments.annotations is None:
+        arguments.annotations, arguments.images = rendered_people(arguments.out)
     annotations = load_annotations(arguments.annotations, arguments.limit)
     check_images(images_to_read(annotations, arguments.detector), arguments.images)
     engine = open_engine(arguments.engine, kind="pose", threads=arguments.threads)
@@ -223,14 +229,25 @@ def parse_arguments():
     add = parser.add_argument
     add("--engine", type=Path, default=Path("models/pose.onnx"), help="pose engine (default: %(default)s)")
     add("--detector", type=Path, help="person engine that finds the boxes (default: the annotated boxes)")
-    add("--annotations", type=Path, required=True, help="COCO keypoint file, such as person_keypoints_val2017.json")
-    add("--images", type=Path, required=True, help="folder of the images that the annotations name")
+    add("--annotations", type=Path, help="COCO keypoint file, such as person_keypoints_val2017.json (default: people "
+        "that this program renders, which says little of photographs)")
+    add("--images", type=Path, help="folder of the images that the annotations name")
     add("--out", type=Path, default=Path("output/eval"), help="folder of the results (default: %(default)s)")
     add("--flip-test", action="store_true", help="average with the mirrored crop: better, at twice the time")
     add("--decoding", choices=DECODINGS, help="how a heatmap becomes a point (default: dark)")
     add("--threads", type=positive, default=1, metavar="N", help="threads of each engine (default: %(default)s)")
     add("--limit", type=positive, metavar="N", help="only the first N images of the annotations")
     return parser.parse_args()
+
+
+def rendered_people(out):
+    """Pictures to measure on where the user has none: seeds that training does not use. Returns truth and folder."""
+    truth, images = out / "rendered.json", out / "rendered"
+    if not truth.is_file():
+        prepare_folder(out)
+        write_stills(images, truth, RENDERED_PICTURES, seed=RENDERED_SEED)
+    print(f"no --annotations given: measuring on {RENDERED_PICTURES} rendered pictures, which say little of photos")
+    return truth, images
 
 
 def positive(text):

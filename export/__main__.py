@@ -4,7 +4,8 @@
     python -m export --run output/model_dump/person --out models
 
 A pose run gives pose.onnx; a person run gives person.onnx, with non-maximum suppression in its graph, and
-person_raw.onnx, all boxes and scores, for backends that do it themselves.
+person_raw.onnx, all boxes and scores, for backends that do it themselves. Beside them lie the network's weights,
+kernels as float16, to train on from.
 """
 
 import argparse
@@ -31,10 +32,14 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     from export.onnx_graph import export
-    from train.checkpoint import load_snapshot
-    network, config, epoch = load_snapshot(Path(arguments.run), arguments.epoch)
-    for line in export(network, config, epoch, Path(arguments.out), arguments.trained_on):
+    from train.checkpoint import load_snapshot, shrink_weights, snapshot_path
+    run, out = Path(arguments.run), Path(arguments.out)
+    network, config, epoch = load_snapshot(run, arguments.epoch)
+    for line in export(network, config, epoch, out, arguments.trained_on):
         print(line)
+    weights = out / f"{config.task}.weights.h5"
+    shrink_weights(snapshot_path(run, epoch), weights)
+    print(f"{weights}  {weights.stat().st_size / 1e6:.1f} MB, to train on from (init_weights)")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ import runtime
 from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs
 from runtime.engine import open_engine
 from runtime.keypoints import COCO
+from runtime.nms import IOU_THRESHOLD, MAX_BOXES
+from runtime.write import make_folder
 from train.network_engine import NetworkEngine
 
 OPSET = 18  # the highest that tf2onnx writes
-NMS_IOU = 0.6
-NMS_SCORE = 0.05
-NMS_BOXES = 100
+NMS_SCORE = 0.05  # lower than anybody wants to see, high enough to keep NMS short
 
 
 def export(network, config, epoch, folder, trained_on=None):
@@ -37,7 +37,7 @@ def export(network, config, epoch, folder, trained_on=None):
     reference = NetworkEngine(network, config)
     model = to_onnx(reference.network, config, f"{trained_on or ', '.join(config.data)}; epoch {epoch}")
     inputs, source = real_inputs(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if config.task == "pose":
         with checked(model, folder / "pose.onnx") as engine:
             worst = check_pose(engine, reference, inputs)
@@ -46,7 +46,7 @@ def export(network, config, epoch, folder, trained_on=None):
     with checked(model, folder / "person_raw.onnx") as raw:
         worst = check_boxes(raw, reference, inputs)
         with checked(with_nms(model), folder / "person.onnx") as engine:
-            check_nms(engine, raw, inputs, NMS_IOU, NMS_SCORE)
+            check_nms(engine, raw, inputs, NMS_SCORE)
     yield summary(folder / "person_raw.onnx",
                   f"boxes within {worst:.2g} px of Keras on {len(inputs)} {source} pictures")
     yield summary(folder / "person.onnx", "NMS in the graph keeps the boxes that runtime.nms keeps")
@@ -56,10 +56,12 @@ def export(network, config, epoch, folder, trained_on=None):
 def checked(model, path):
     """Write a model beside its final name, open it as an engine, and rename it if the caller's check passes."""
     partial = path.with_name(f"partial_{path.name}")
-    onnx.save(model, partial)
     try:
-        yield open_engine(partial, kind=None)
+        onnx.save(model, partial)
+        yield open_engine(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -161,7 +163,7 @@ def with_nms(model):
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    constants = {"nms_boxes": [NMS_BOXES], "nms_iou": [NMS_IOU], "nms_score": [NMS_SCORE], "nms_axis": [1],
+    constants = {"nms_boxes": [MAX_BOXES], "nms_iou": [IOU_THRESHOLD], "nms_score": [NMS_SCORE], "nms_axis": [1],
                  "nms_column": [2], "nms_flat": [-1], "nms_first": [0]}
     for name, value in constants.items():
         kind = "float32" if name in ("nms_iou", "nms_score") else "int64"

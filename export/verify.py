@@ -78,13 +78,13 @@ def check_boxes(engine, reference, inputs):
     return _judge(np.abs(ours["boxes"] - theirs["boxes"]), np.abs(ours["scores"] - theirs["scores"]), "boxes")
 
 
-def check_nms(engine, raw, inputs, iou_threshold, score_threshold):
+def check_nms(engine, raw, inputs, score_threshold):
     """The boxes of a person engine with NMS in its graph must be those that `runtime.nms` keeps of the raw engine's."""
     for picture in inputs:
         outputs = raw.run(picture[None])
         boxes, scores = outputs["boxes"][0], outputs["scores"][0]
         boxes, scores = boxes[scores > score_threshold], scores[scores > score_threshold]
-        kept = nms(boxes, scores, iou_threshold)
+        kept = nms(boxes, scores)
         found = engine.run(picture[None])["kept_boxes"]
         if found.shape != boxes[kept].shape or np.abs(found - boxes[kept]).max(initial=0) > TOLERANCE:
             raise ExportError(f"NMS in the graph keeps {len(found)} boxes that are not the {len(kept)} of runtime.nms; "

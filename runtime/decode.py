@@ -43,14 +43,12 @@ def decode_heatmaps(heatmaps, input_size, method="dark"):
     cells = np.stack([x, y], axis=1).astype(np.float32)
 
     if method != "plain" and len(flat):
-        # A peak on the border stays at its cell, for a neighbour is missing; clamping keeps the indices legal.
-        cx, cy = np.clip(x, 1, columns - 2), np.clip(y, 1, rows - 2)
-        maps = heatmaps.reshape(-1, rows, columns)
         offsets = np.arange(-1, 2)
-        around = maps[index[:, None, None], (cy[:, None] + offsets)[:, :, None], (cx[:, None] + offsets)[:, None, :]]
-        inside = (cx == x) & (cy == y)
-        shift = _dark_shift(around) if method == "dark" else _quarter_shift(around)
-        cells += np.where(inside[:, None], shift, 0)
+        beside = [np.clip(place[:, None] + offsets, 0, length - 1) for place, length in ((y, rows), (x, columns))]
+        around = heatmaps.reshape(-1, rows, columns)[index[:, None, None], beside[0][:, :, None], beside[1][:, None, :]]
+        # At a border the neighbour across is missing, and the peak stays at its cell in that direction.
+        inside = np.stack([(x > 0) & (x < columns - 1), (y > 0) & (y < rows - 1)], axis=1)
+        cells += _dark_shift(around, inside) if method == "dark" else _quarter_shift(around) * inside
 
     stride = np.array([input_size[0] / columns, input_size[1] / rows], np.float32)
     decoded = np.empty((persons * keypoints, 3), np.float32)
@@ -64,13 +62,16 @@ def _quarter_shift(around):
     return 0.25 * np.stack([np.sign(around[:, 1, 2] - around[:, 1, 0]), np.sign(around[:, 2, 1] - around[:, 0, 1])], 1)
 
 
-def _dark_shift(around):
-    """One Newton step on the logarithm of the map: exact where the map is a Gaussian."""
+def _dark_shift(around, inside):
+    """One Newton step on the logarithm of the map: exact where the map is a Gaussian. inside: (M, 2), x and y."""
     log = np.log(np.maximum(around, 1e-10))
     dx, dy = (log[:, 1, 2] - log[:, 1, 0]) / 2, (log[:, 2, 1] - log[:, 0, 1]) / 2
     dxx = log[:, 1, 2] - 2 * log[:, 1, 1] + log[:, 1, 0]
     dyy = log[:, 2, 1] - 2 * log[:, 1, 1] + log[:, 0, 1]
     dxy = (log[:, 2, 2] - log[:, 2, 0] - log[:, 0, 2] + log[:, 0, 0]) / 4
+    dx, dy = dx * inside[:, 0], dy * inside[:, 1]
+    dxx, dyy = np.where(inside[:, 0], dxx, -1), np.where(inside[:, 1], dyy, -1)
+    dxy = dxy * inside.all(1)
     determinant = dxx * dyy - dxy * dxy
     curved = (determinant > 1e-6) & (dxx < 0)
     safe = np.where(curved, determinant, 1)

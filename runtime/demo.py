@@ -141,16 +141,18 @@ class Rating:
     Attributes:
         persons: of the truth, with half of their keypoints visible or more. found: of these, with a pose whose box
             overlaps theirs by IoU 0.5. extra: poses that overlap nobody. oks: mean OKS of those found, nan if none.
+        pck: share of the visible keypoints of those found that lie within a tenth of the box's longer side (PCK@0.1).
     """
 
     persons: int
     found: int
     extra: int
     oks: float
+    pck: float
 
     def __str__(self):
         share = self.found / max(self.persons, 1)
-        fit = f", mean OKS of those found {self.oks:.2f} (1 is exact)" if self.found else ""
+        fit = f", mean OKS of those found {self.oks:.2f} (1 is exact), PCK@0.1 {self.pck:.2f}" if self.found else ""
         return (f"against the rendered truth: {self.found} of {self.persons} persons found ({share:.0%}), "
                 f"{self.extra} poses where nobody is{fit}")
 
@@ -162,7 +164,8 @@ def rate(jsonl, truth):
     for annotation in dataset["annotations"]:
         by_frame[annotation["image_id"] - 1].append(annotation)
     persons = found = extra = 0
-    fits = []
+    fits: list[float] = []
+    near: list[bool] = []
     for line in Path(jsonl).read_text().splitlines():
         frame = json.loads(line)
         poses, people = frame["persons"], by_frame[frame["frame"]]
@@ -178,8 +181,10 @@ def rate(jsonl, truth):
             if _counts(matched):
                 found += 1
                 fits.append(similarity(poses[column]["keypoints"], matched))
+                near.extend(close_keypoints(poses[column]["keypoints"], matched))
         persons += sum(map(_counts, people))
-    return Rating(persons, found, extra, float(np.mean(fits)) if fits else float("nan"))
+    oks, pck = (float(np.mean(values)) if values else float("nan") for values in (fits, near))
+    return Rating(persons, found, extra, oks, pck)
 
 
 def similarity(keypoints, annotation):
@@ -190,6 +195,13 @@ def similarity(keypoints, annotation):
     squared = ((np.asarray(keypoints)[:, :2] - truth[:, :2]) ** 2).sum(1)
     spread = (2 * np.array(COCO.sigmas)) ** 2 * annotation["area"]
     return float(np.exp(-squared / (2 * spread))[labelled].mean())
+
+
+def close_keypoints(keypoints, annotation):
+    """Which of the visible keypoints of an annotation lie within a tenth of its box's longer side: list of bool."""
+    truth = np.reshape(annotation["keypoints"], (-1, 3))
+    distances = np.linalg.norm(np.asarray(keypoints)[:, :2] - truth[:, :2], axis=1)
+    return (distances < 0.1 * max(annotation["bbox"][2:]))[truth[:, 2] == 2].tolist()
 
 
 def _counts(annotation):

@@ -17,19 +17,19 @@ class PersonDetector:
     of the frame and clipped to it, and scores (N,) float32 in 0..1, best first.
     """
 
-    def __init__(self, engine, threshold=0.4):
+    def __init__(self, engine, threshold=0.3):
         self.engine = engine
         self.threshold = threshold
 
     def __call__(self, frame):
         boxed, scale = letterbox(frame, self.engine.input_size)
         outputs = self.engine.run(boxed[None])
-        if "kept_boxes" in outputs:
-            boxes, scores = outputs["kept_boxes"], outputs["kept_scores"]
-            boxes, scores = boxes[scores >= self.threshold], scores[scores >= self.threshold]
-        else:
-            boxes, scores = outputs["boxes"][0], outputs["scores"][0]
-            boxes, scores = boxes[scores >= self.threshold], scores[scores >= self.threshold]
+        suppressed = "kept_boxes" in outputs
+        boxes, scores = ((outputs["kept_boxes"], outputs["kept_scores"]) if suppressed
+                         else (outputs["boxes"][0], outputs["scores"][0]))
+        good = scores >= self.threshold
+        boxes, scores = boxes[good], scores[good]
+        if not suppressed:
             kept = nms(boxes, scores)
             boxes, scores = boxes[kept], scores[kept]
         height, width = frame.shape[:2]

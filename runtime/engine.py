@@ -84,10 +84,6 @@ class OnnxEngine:
         values = self._session.run(None, {self._input: np.ascontiguousarray(batch)})
         return dict(zip(self.outputs, values, strict=True))
 
-    def close(self):
-        """Give the network's memory back. The engine cannot run afterwards."""
-        self._session = None
-
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""
         [port] = self._session.get_inputs()

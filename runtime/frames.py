@@ -79,7 +79,7 @@ def open_video(path):
     capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise BadInput(f"{path} is no video that can be read: an incomplete copy, or another kind of file")
-    return Video(capture, str(path), live=False, counts_frames=_counts_frames(path))
+    return Video(capture, str(path), live=False, counts_frames=_counts_frames(path), trimmed=_is_trimmed(path))
 
 
 def open_url(url):
@@ -108,15 +108,17 @@ class Video:
         label: what messages call it.
         live: its frames come at their own pace.
         counts_frames: the file stores how many frames it has; other files' numbers are estimates.
+        trimmed: some of them are hidden.
     """
 
-    def __init__(self, capture, label, live, counts_frames=False):
+    def __init__(self, capture, label, live, counts_frames=False, trimmed=False):
         self._capture = capture
         self.label = label
         self.live = live
         self._counts_frames = counts_frames
+        self._trimmed = trimmed
         fps = capture.get(cv2.CAP_PROP_FPS)
-        known = 0.1 <= fps <= 1000
+        known = 0.1 <= fps <= 240  # beyond that it is a clock's rate: 1000 in browsers' WebM
         self.fps = fps if known else FPS_WITHOUT_CLOCK
         total = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.total = round(total) if total > 0 and known and not live else None
@@ -145,7 +147,7 @@ class Video:
         """OpenCV reports a break like an end; the number of frames in the header tells them apart."""
         if self.live:
             raise BadInput(f"{self.label} stopped after {frames} frames: check the camera or the network, start again")
-        if not self.total:
+        if not self.total or self._trimmed:
             return
         # Estimates are duration times rate: of a variable rate only the time counts, and a second is tolerance.
         reached = frames if self._counts_frames else max(frames, seconds * self.fps + 1) + self.fps
@@ -206,3 +208,26 @@ def _counts_frames(path):
     with path.open("rb") as file:
         head = file.read(8)
     return head[4:8] == b"ftyp" or head[:4] == b"RIFF"
+
+
+def _is_trimmed(path):
+    """Whether an MP4's edit list hides its beginning (ISO 14496-12, 8.6.6), as trimming on a phone leaves it."""
+    with path.open("rb") as file:
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:  # the true length follows, in 64 bits
+                length = int.from_bytes(file.read(8), "big") - 8
+            if header[4:] == b"moov":
+                index = file.read(length - 8)
+                starts = [match.end() for match in re.finditer(b"elst", index)]
+                return any(_first_shown(index[start:start + 32]) > 0 for start in starts)
+            if length < 8:  # no MP4, or a last box up to the end
+                break
+            file.seek(length - 8, os.SEEK_CUR)
+    return False
+
+
+def _first_shown(edits):
+    """Media time at which the first edit starts; -1 for an empty edit."""
+    wide = edits[0] == 1  # version, flags (4 bytes), count (4), then duration and time in 32 or 64 bits
+    return int.from_bytes(edits[16:24] if wide else edits[12:16], "big", signed=True)

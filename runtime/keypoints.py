@@ -48,8 +48,6 @@ COCO = KeypointSchema(
             0.087, 0.089, 0.089),
 )
 
-SCHEMAS = {"coco": COCO}
-
 
 @dataclass
 class Poses:

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+IOU_THRESHOLD = 0.6
+MAX_BOXES = 100
+
 
 def box_iou(a, b):
     """IoU of (N, 4) and (M, 4) boxes (left, top, right, bottom) → (N, M) float32; empty boxes give 0."""
@@ -12,7 +15,7 @@ def box_iou(a, b):
     return np.where(union > 0, overlap / np.where(union > 0, union, 1), 0).astype(np.float32)
 
 
-def nms(boxes, scores, iou_threshold=0.6, max_boxes=100):
+def nms(boxes, scores, iou_threshold=IOU_THRESHOLD, max_boxes=MAX_BOXES):
     """Greedy NMS.
 
     Args:

@@ -45,19 +45,23 @@ def main(argv=None):
     stop = StopRequest()
     timings = Timings()
     with ExitStack() as opened:
+        opened.callback(stop.restore)
         window = Window() if arguments.show else None
         detector = PersonDetector(open_engine(arguments.detector, "person", arguments.threads), arguments.threshold)
         pose = PoseEstimator(open_engine(arguments.pose, "pose", arguments.threads))
         source = open_source(arguments.camera, arguments.video, arguments.images)
         opened.callback(source.close)
 
+        opened.callback(timings.report)
         pictures: list = [window] if window else []
+        if window:
+            opened.callback(window.close)
         if arguments.out:
             pictures.append(open_output(arguments.out, source.fps, source.live))
-        lines = [JsonLinesWriter(arguments.jsonl)] if arguments.jsonl else []
-        opened.callback(lambda: print(timings.table(), flush=True))
-        for writer in (*pictures, *lines):
-            opened.callback(writer.close)
+            opened.callback(pictures[-1].close)
+        lines = JsonLinesWriter(arguments.jsonl) if arguments.jsonl else None
+        if lines:
+            opened.callback(lines.close)
 
         progress = opened.enter_context(tqdm(total=source.total, unit=" frames", desc=source.label))
         timings.start()
@@ -68,8 +72,8 @@ def main(argv=None):
                 drawn = draw_poses(result.frame.image, result.poses, pose.schema, caption=caption)
                 for picture in pictures:
                     picture.write(result, drawn)
-            for writer in lines:
-                writer.write(result)
+            if lines:
+                lines.write(result)
             timings.add(result, time.perf_counter() - start)
             progress.set_postfix(persons=len(result.poses), refresh=False)
             progress.update()
@@ -93,8 +97,8 @@ def parse_arguments(argv):
                         help="person engine (default: the project's models/person.onnx)")
     parser.add_argument("--pose", metavar="FILE", default=MODELS / "pose.onnx",
                         help="pose engine (default: the project's models/pose.onnx)")
-    parser.add_argument("--threshold", type=float, default=0.4, metavar="SCORE",
-                        help="least score of a person, 0..1; lower finds more, and more that are none (default: 0.4)")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE",
+                        help="least score of a person, 0..1; lower finds more, and more that are none (default: 0.3)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
                         help="CPU threads of each engine; they run side by side, so 1 suits most (default: 1)")
     return parser.parse_args(argv)
@@ -123,8 +127,12 @@ class StopRequest:
     def __init__(self):
         self.exit_code = 0
         self._waiting = False
-        signal.signal(signal.SIGINT, self._handle)
-        signal.signal(signal.SIGTERM, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore(self):
+        """Let the signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def between(self, results):
         """The results until a signal comes."""
@@ -154,11 +162,18 @@ class Timings:
 
     def __init__(self):
         self.frames = self.persons = self.dropped = 0
+        self._running = False
         self._stages = defaultdict(lambda: deque(maxlen=100_000))
         self._started = self._ended = time.perf_counter()
 
     def start(self):
+        self._running = True
         self._started = self._ended = time.perf_counter()
+
+    def report(self):
+        """Print the table, unless an error came before the first frame was asked for."""
+        if self._running:
+            print(self.table(), flush=True)
 
     def add(self, result, output_seconds):
         self.frames += 1

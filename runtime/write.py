@@ -117,7 +117,7 @@ class ImageWriter:
     def __init__(self, folder):
         self.path = folder
         self._names = set()
-        _make_folder(folder)
+        make_folder(folder)
 
     def write(self, result, drawn):
         name = Path(result.frame.name)
@@ -205,14 +205,15 @@ def _rounded(values, digits):
 
 def _open_file(path, truncate=False):
     """Open for writing without a buffer, so that an error shows at the write that met it."""
-    _make_folder(path.parent)
+    make_folder(path.parent)
     try:
         return open(path, "wb" if truncate else "ab", buffering=0)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
 
-def _make_folder(folder):
+def make_folder(folder):
+    """Make a folder and those above it, or BadInput."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+from runtime.crop import LETTERBOX_GREY  # noqa: E402
 from runtime.keypoints import COCO  # noqa: E402
 from train.augment import augment_person, augment_photo, distort  # noqa: E402
 from train.config import Config  # noqa: E402
@@ -55,22 +56,28 @@ def test_flip_really_mirrors_and_swaps_left_and_right():
     np.testing.assert_allclose(swapped[COCO.flip_order, 1:], keypoints[:, 1:], atol=1e-3)
 
 
-def test_photo_boxes_stay_around_their_rectangles():
-    image = np.full((300, 400, 3), 128, np.uint8)
-    image[100:220, 60:140] = (0, 0, 255)
-    photo = Photo("rectangle", np.array([[60, 100, 140, 220, 1]], np.float32))
-    config = Config(task="person", input_size=[320, 320], **STILL)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("enlarged", [1, 4])
+def test_photo_boxes_stay_around_their_rectangles(flip, enlarged):
+    """To a fraction of a pixel: the middle and size of a bright rectangle, from its mass, against its box."""
+    image = np.full((300 * enlarged, 400 * enlarged), LETTERBOX_GREY, np.uint8)
+    left, top, right, bottom = np.array([60, 100, 140, 220]) * enlarged
+    image[top:bottom, left:right] = 240
+    image = cv2.GaussianBlur(image, (0, 0), 2 * enlarged)  # else where it is sampled decides the last half pixel
+    photo = Photo("rectangle", np.array([[left, top, right, bottom, 1]], np.float32))
+    config = Config(task="person", input_size=[320, 320], flip=flip, **STILL)
     compared = 0
     for seed in range(30):
-        pixels, boxes = augment_photo(image, photo, config, np.random.default_rng(seed))
-        red = (pixels[..., 2] > 190) & (pixels[..., 1] < 60)
-        if not len(boxes) or not red.any():
+        pixels, boxes = augment_photo(cv2.merge([image] * 3), photo, config, np.random.default_rng(seed))
+        mass = (pixels[..., 0].astype(float) - LETTERBOX_GREY) / (240 - LETTERBOX_GREY)
+        if not len(boxes) or (boxes[0, :2] < 8).any() or (boxes[0, 2:4] > 312).any():
             continue
-        rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-        drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        np.testing.assert_allclose(boxes[0, :4], drawn, atol=2.5)
+        total, places = mass.sum(), np.arange(320) + 0.5
+        middle = mass.sum(0) @ places / total, mass.sum(1) @ places / total
+        np.testing.assert_allclose(middle, (boxes[0, :2] + boxes[0, 2:4]) / 2, atol=0.2)
+        np.testing.assert_allclose(total, np.prod(boxes[0, 2:4] - boxes[0, :2]), rtol=0.02)
         compared += 1
-    assert compared > 20
+    assert compared > 12
 
 
 def test_a_sliver_of_a_person_is_ignored():

@@ -1,5 +1,6 @@
 """The engines in models/: what they are, how good on a photograph, on a rendered clip, and on COCO photos at hand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,15 @@ def test_the_stream_fits_the_rendered_truth(tmp_path):
     assert rating.found / rating.persons > 0.6
     assert rating.extra / rating.persons < 0.3
     assert rating.oks > 0.6
+    assert rating.pck > 0.7
+
+
+def test_eval_needs_no_data(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "eval.coco", "--engine", "models/pose.onnx", "--out", tmp_path], cwd=ROOT,
+                          check=True, capture_output=True, text=True, timeout=300)
+    assert "rendered pictures, which say little of photos" in done.stdout
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["AP"] > 0.2 and metrics["protocol"]["boxes"] == "ground truth"
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no COCO photographs at {PHOTOS} (set COCO_DEV to such a folder)")

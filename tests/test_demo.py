@@ -157,6 +157,7 @@ def test_exact_poses_rate_1_and_worse_ones_less(truth, tmp_path):
     exact = ratings["exact"]
     assert exact.persons == exact.found > 0 and exact.extra == 0 and exact.oks == pytest.approx(1.0, abs=1e-4)
     assert exact.oks > ratings["near"].oks > ratings["far"].oks
+    assert exact.pck == 1 and exact.pck >= ratings["near"].pck > ratings["far"].pck
     assert ratings["extra"].extra == 3 and ratings["extra"].found == exact.found
     lines.write_text("\n".join(json.dumps({"frame": frame, "persons": []}) for frame in range(3)))
     nobody = demo.rate(lines, truth)

@@ -145,7 +145,7 @@ def test_pose_of_none_one_and_many(pose_path):
     np.testing.assert_allclose(many, np.repeat(pose(image, np.array([box], np.float32)), 70, axis=0), atol=1e-4)
 
 
-def test_closed_engine_and_unknown_decoding(pose_path):
+def test_unknown_decoding(pose_path):
     engine = open_engine(pose_path, "pose")
     with pytest.raises(ValueError, match="unknown decoding 'best'"):
         PoseEstimator(engine, decoding="best")

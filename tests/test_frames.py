@@ -131,12 +131,15 @@ def served(answer):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+    server.daemon_threads = False  # so that server_close waits for the answers under way
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+        thread.join()
 
 
 def send_file(path):
@@ -187,3 +190,15 @@ def test_live_stream_is_told_from_a_file_and_its_end_is_an_error():
     assert len(frames) > 30
     assert frames[0].time == 0
     assert 0.3 < frames[-1].time < 5
+
+
+def test_a_trimmed_file_ends_where_its_edit_list_says(tmp_path):
+    """Phones trim by an edit list: the hidden frames are in the file and its count, and are no damage."""
+    path = write_clip(tmp_path / "trimmed.mp4", frames=30, fps=10)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"elst") + 4
+    scale_at = data.index(b"mdhd") + 16
+    hidden = 5 * int.from_bytes(data[scale_at:scale_at + 4], "big") // 10
+    data[start + 12:start + 16] = hidden.to_bytes(4, "big")
+    path.write_bytes(data)
+    assert 0 < len(list(open_source(video=path))) < 30

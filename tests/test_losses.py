@@ -10,12 +10,14 @@ from runtime.nms import box_iou  # noqa: E402
 from train.detector_loss import assign, generalised_iou, iou, person_loss, quality_focal_loss  # noqa: E402
 from train.detector_network import cell_centres  # noqa: E402
 from train.losses import (  # noqa: E402
+    SIMCC_SIGMA,
+    SIMCC_SPLIT,
     gaussian_heatmaps,
     heatmap_loss,
     heatmap_peak,
     simcc_loss,
-    simcc_peak,
 )
+from train.pose_network import deployed_pose_network  # noqa: E402
 
 SIZE = (192, 256)
 
@@ -66,18 +68,22 @@ def test_heatmap_loss_is_least_at_its_target_and_counts_by_weight():
     assert float(loss(keypoints, wrong)) == 0
 
 
-def test_simcc_loss_is_least_where_streaming_reads_the_keypoint():
-    keypoints = some_keypoints(2)
-    bins = [np.arange(side * 2) for side in SIZE]
-    middles = (keypoints[..., :2] + 0.5) * 2 - 0.5
-    vectors = [-((bins[axis] - middles[..., axis:axis + 1]) ** 2) / (2 * 12.0**2) for axis in (0, 1)]
-    logits = np.concatenate(vectors, 2).astype("float32")
-    loss = simcc_loss(SIZE, 2.0, 6.0)
+def test_simcc_is_read_where_it_is_drawn_and_peaks_at_one():
+    keypoints = some_keypoints(2, margin=48)
+    bins = [np.arange(side * SIMCC_SPLIT) for side in SIZE]
+    middles = (keypoints[..., :2] + 0.5) * SIMCC_SPLIT - 0.5
+    spread = 2 * (SIMCC_SIGMA * SIMCC_SPLIT) ** 2
+    logits = np.concatenate([-((bins[axis] - middles[..., axis:axis + 1]) ** 2) / spread for axis in (0, 1)], 2)
+    logits = logits.astype("float32")
+    loss = simcc_loss(SIZE)
     assert float(loss(keypoints, logits)) < float(loss(keypoints, np.roll(logits, 4, axis=2))) - 0.01
-    x, y = (np.exp(vector) for vector in vectors)
-    decoded = decode_simcc(x, y, SIZE)
+
+    given = keras.Input(logits.shape[1:])
+    shipped = deployed_pose_network(keras.Model(given, keras.layers.Identity()(given)), "simcc", SIZE, sigma=2.0)
+    vectors = {name: array(value) for name, value in shipped(logits).items()}
+    decoded = decode_simcc(vectors["simcc_x"], vectors["simcc_y"], SIZE)
     assert np.abs(decoded[..., :2] - keypoints[..., :2]).max() <= 0.26  # half a bin
-    assert simcc_peak(12.0) == pytest.approx(np.exp(vectors[0])[0, 0].max() / np.exp(vectors[0])[0, 0].sum(), rel=0.01)
+    np.testing.assert_allclose(decoded[..., 2], 1, atol=0.02)
 
 
 def random_boxes(rng, count, size=(96, 64)):

@@ -9,16 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
 
 from runtime.errors import BadInput  # noqa: E402
+from train import fit  # noqa: E402
 from train.checkpoint import build_network, load_snapshot, shrink_weights, snapshot_path  # noqa: E402
 from train.config import Config, load_config  # noqa: E402
 from train.datasets import load_persons, load_photos, sampler, training_data  # noqa: E402
 from train.fit import append_history  # noqa: E402
+from train.validate import validator  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +48,7 @@ def test_a_killed_run_resumes_where_it_was(tiny_run, tmp_path):
     process = subprocess.Popen(train_command(tmp_path), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not snapshot_path(run, 1).exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (run / "resume.weights.h5").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
@@ -138,7 +141,52 @@ def test_history_forgets_epochs_that_are_run_again(tmp_path):
     assert (tmp_path / "history.csv").read_text().split() == ["epoch,loss", "1,3.0", "2,1.9"]
 
 
+def test_a_crash_before_the_snapshot_repeats_the_epoch_with_its_own_schedule(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "people").symlink_to(tiny_run / "people")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(tiny_run / "tiny.toml", ["epochs=2"])
+    calls = []
+
+    def crash_once(network):
+        calls.append(network)
+        if len(calls) == 1:
+            raise OSError("the power went")
+        return {}
+
+    with pytest.raises(OSError, match="the power went"):
+        fit.train(config, fit.choose_devices("cpu"), evaluate=crash_once)
+    fit.train(config, fit.choose_devices("cpu"), resume=True, evaluate=crash_once)
+    assert list(losses(tmp_path)) == [1, 2]
+    np.testing.assert_allclose(losses(tmp_path)[1], losses(tiny_run)[1], rtol=2e-3)
+    with h5py.File(tmp_path / "output/model_dump/tiny/resume.weights.h5") as file:
+        assert int(file["optimizer/vars/0"][()]) == 2 * (48 // 4), "steps taken"
+
+
+def test_a_loss_that_is_no_number_stops_and_harms_nothing(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "people").symlink_to(tiny_run / "people")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="no longer a number"):
+        fit.train(load_config(tiny_run / "tiny.toml", ["learning_rate=1e30", "clip_norm=1e30", "warmup_steps=1"]),
+                  fit.choose_devices("cpu"))
+    assert not list((tmp_path / "output/model_dump/tiny").glob("*.h5"))
+
+
+@pytest.mark.parametrize("content, words", [
+    ("{", "is not JSON"),
+    ("[]", "no COCO keypoint file"),
+    ('{"images": [], "annotations": [{"image_id": 7, "keypoints": [0, 0, 0]}]}', "no COCO keypoint file"),
+    ('{"images": [], "annotations": [{"id": 1, "image_id": 7, "keypoints": [0, 0, 0]}]}', "has 1 keypoints"),
+])
+def test_bad_annotations_are_named(tmp_path, content, words):
+    (tmp_path / "person_keypoints.json").write_text(content)
+    with pytest.raises(BadInput, match=words):
+        load_persons(Config(data=[str(tmp_path)]))
+
+
 @pytest.mark.parametrize("override, words", [
+    ("batch=0", "batch = 0 is less than 1"),
+    ("input_size=[192]", "not .width, height. in multiples of 32"),
+    ("data=[1]", "not a list of folders"),
     ("learning_rat=1", "unknown key 'learning_rat'"),
     ("epochs=many", "epochs = 'many' should be of type int"),
     ("task=cat", "task = 'cat'"),
@@ -154,22 +202,38 @@ def test_bundled_configs_are_valid(name):
     assert load_config(ROOT / f"configs/{name}.toml").task == name
 
 
-def test_train_command_reports_bad_input(tiny_run):
-    """What a user gets wrong ends in one line and exit code 2, and harms no run."""
+def test_a_finished_run_and_a_missing_gpu(tiny_run):
+    """Through the command: one line, the right exit code, and no run comes to harm."""
     before = losses(tiny_run)
-    cases = {
-        "--continue goes on": [],
-        "already has 3 of 3 epochs": ["--continue"],
-        "GPU 7 asked for": ["--gpu", "7"],
-        "should hold one person_keypoints": ["--set", "name=other", "--set", "data=['nowhere']"],
-        "backbone weights": ["--set", "name=other", "--set", "backbone_weights=missing.h5"],
-    }
-    for words, extra in cases.items():
-        done = train(tiny_run, *extra, check=False)
-        assert done.returncode == 2, done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and words in lines[0], done.stderr
-        assert "Traceback" not in done.stderr
+    finished = train(tiny_run, "--continue")
+    assert "already has 3 of 3 epochs" in finished.stdout
+    missing = train(tiny_run, "--gpu", "7", check=False)
+    assert missing.returncode == 2
+    assert missing.stderr.splitlines()[-1].startswith("error: GPU 7 asked for, but TensorFlow sees")
+    assert losses(tiny_run) == before
+
+
+@pytest.mark.parametrize("gpus, words", [("1-0", "name none"), ("0,0", "one twice"), ("all", "neither numbers"),
+                                         ("0,9", "asked for")])
+def test_gpus_that_are_not_there_are_an_error(gpus, words):
+    with pytest.raises(BadInput, match=words):
+        fit.choose_devices(gpus)
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ([], "already holds 3 epochs; --continue goes on"),
+    (["name=other", "data=['nowhere']"], "should hold one person_keypoints"),
+    (["name=other", "backbone_weights=missing.h5"], "no backbone weights at missing.h5"),
+    (["name=other", "init_weights=tiny.toml"], "does not fit this network"),
+    (["name=other", "head=crystal"], "unknown head 'crystal'"),
+    (["name=other", "validation=nowhere"], "should hold one person_keypoints"),
+])
+def test_bad_input_is_named_before_training(tiny_run, monkeypatch, overrides, words):
+    monkeypatch.chdir(tiny_run)
+    before = losses(tiny_run)
+    config = load_config("tiny.toml", overrides)
+    with pytest.raises(BadInput, match=words):
+        fit.train(config, fit.choose_devices("cpu"), evaluate=validator(config))
     assert losses(tiny_run) == before
 
 

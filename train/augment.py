@@ -66,19 +66,21 @@ def augment_photo(image, photo, config, rng):
     scale = fit * np.exp(rng.uniform(-config.scale, config.scale) * (2 if rng.random() < 0.3 else 1))
     slack = size - scale * np.array(image.shape[1::-1])
     shift = slack * (rng.random(2) if rng.random() < 0.7 else 0)
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    boxes = photo.boxes.copy()
+    edges = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     if rng.random() < config.flip:
-        matrix = np.array([[-1, 0, size[0] - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
-    if scale < 0.5:
-        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        matrix[:, :2] *= 2
-    pixels = cv2.warpAffine(image, matrix, tuple(config.input_size), flags=cv2.INTER_LINEAR,
-                            borderMode=cv2.BORDER_CONSTANT, borderValue=(LETTERBOX_GREY,) * 3)
-    if scale < 0.5:
-        matrix[:, :2] /= 2
-    corners = np.stack([transform_points(boxes[:, :2], matrix), transform_points(boxes[:, 2:4], matrix)])
+        edges = np.array([[-1, 0, size[0]], [0, 1, 0]]) @ np.vstack([edges, [0, 0, 1]])
+    # Box edges lie at whole numbers, pixel middles half a pixel further.
+    corners = np.stack([transform_points(photo.boxes[:, :2], edges), transform_points(photo.boxes[:, 2:4], edges)])
     full = np.concatenate([corners.min(0), corners.max(0)], 1)
+    if scale < 0.5:
+        halved = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        edges[:, :2] *= np.array(image.shape[1::-1]) / halved.shape[1::-1]
+        image = halved
+    middles = edges.copy()
+    middles[:, 2] += edges[:, :2].sum(1) / 2 - 0.5
+    pixels = cv2.warpAffine(image, middles, tuple(config.input_size), flags=cv2.INTER_LINEAR,
+                            borderMode=cv2.BORDER_CONSTANT, borderValue=(LETTERBOX_GREY,) * 3)
+    boxes = photo.boxes.copy()
     boxes[:, :4] = np.clip(full, 0, np.tile(size, 2))
     whole = np.prod(full[:, 2:] - full[:, :2], 1)
     kept = np.prod(boxes[:, 2:4] - boxes[:, :2], 1)

@@ -84,8 +84,13 @@ def _load_imagenet(network, name, weights):
         source = maker(input_shape=shape, include_top=False, weights="imagenet" if weights == "imagenet" else None)
         if weights != "imagenet":
             source.load_weights(weights)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise BackboneWeightsError(f"{weights} does not hold {name} weights: {error}") from error
+    except Exception as error:  # what keras.utils.get_file raises, of no narrower class
+        if "URL fetch failure" not in str(error):
+            raise
+        raise BackboneWeightsError(f"ImageNet weights cannot be fetched: {error}; give a file as backbone_weights, or "
+                                   "'' to start from random weights") from error
     values = source.get_weights()
     if name == "mobilenetv2":
         values[0] = values[0][:, :, ::-1, :]

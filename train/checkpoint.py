@@ -54,18 +54,32 @@ def load_weights(network, path):
         raise BadInput(f"{path} does not fit this network; is it of another config? ({reason})") from error
 
 
-def save_weights(network, path):
-    """Save so that a half-written file never carries the name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial_{os.getpid()}.weights.h5")
-    network.save_weights(partial)
-    os.replace(partial, path)
+def save_weights(network, path, epoch):
+    """Save weights and the number of epochs behind them, so that a half-written file never carries the name."""
+    partial = path.with_name("partial.weights.h5")
+    try:
+        network.save_weights(partial)
+        with h5py.File(partial, "a") as file:
+            file.attrs["epoch"] = epoch
+        os.replace(partial, path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error}; free some space, then --continue") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def epoch_of(path):
+    """How many epochs lie behind a weights file."""
+    with h5py.File(path) as file:
+        return int(file.attrs["epoch"])
 
 
 def save_config(config, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written: {error.strerror}; free some space or see to its rights") from error
 
 
 def snapshot_path(folder, epoch):

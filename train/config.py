@@ -37,7 +37,7 @@ class Config:
     attention_blocks: int = 2
     attention_width: int = 192
     decoder_width: int = 128
-    sigma: float = 2.0  # pose: of the target Gaussian, in heatmap cells
+    sigma: float = 2.0  # heatmap: of the target Gaussian, in cells
 
     # Optimisation: warm-up, constant, then cosine to zero over the last epochs. A run can be extended at any
     # time with more epochs; only its tail repeats.
@@ -66,8 +66,17 @@ class Config:
     def __post_init__(self):
         if self.task not in ("pose", "person"):
             raise BadInput(f"task = {self.task!r} is neither 'pose' nor 'person'")
-        if not 0 < self.decay_epochs <= self.epochs:
-            self.decay_epochs = max(1, min(self.decay_epochs, self.epochs))
+        for key in ("batch", "epochs", "samples_per_epoch", "warmup_steps", "attention_width", "decoder_width"):
+            if getattr(self, key) < 1:
+                raise BadInput(f"{key} = {getattr(self, key)} is less than 1")
+        sides = self.input_size
+        if len(sides) != 2 or any(type(side) is not int or side < 32 or side % 32 for side in sides):
+            raise BadInput(f"input_size = {self.input_size} is not [width, height] in multiples of 32")
+        if self.attention_width % 32:
+            raise BadInput(f"attention_width = {self.attention_width} is not a multiple of 32, the width of a head")
+        if not all(isinstance(folder, str) for folder in self.data):
+            raise BadInput(f"data = {self.data} is not a list of folders")
+        self.decay_epochs = max(1, min(self.decay_epochs, self.epochs))
         self.name = self.name or self.task
 
 
@@ -78,7 +87,7 @@ def load_config(path, overrides=()):
         raise BadInput(f"no config at {path}; the project's own are in configs/")
     try:
         values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
         key, equals, text = override.partition("=")

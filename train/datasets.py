@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from runtime.errors import BadInput
 from runtime.frames import read_image
+from runtime.keypoints import COCO
 from train.augment import augment_person, augment_photo
 
 MAX_BOXES = 32  # persons of one photo that a detector trains on
@@ -44,11 +45,20 @@ def read_annotations(folder):
     if len(files) != 1:
         found = f"{len(files)} of them" if files else "none"
         raise BadInput(f"{folder} should hold one person_keypoints*.json beside images/, but has {found}")
-    content = json.loads(files[0].read_text())
-    images = {image["id"]: str(folder / "images" / image["file_name"]) for image in content["images"]}
-    annotations: dict[str, list] = {path: [] for path in images.values()}
-    for annotation in content["annotations"]:
-        annotations[images[annotation["image_id"]]].append(annotation)
+    try:
+        content = json.loads(files[0].read_text())
+        images = {image["id"]: str(folder / "images" / image["file_name"]) for image in content["images"]}
+        annotations: dict[str, list] = {path: [] for path in images.values()}
+        for annotation in content["annotations"]:
+            if len(annotation.get("keypoints") or [0] * 3 * len(COCO)) != 3 * len(COCO):
+                raise BadInput(f"{files[0]}: annotation {annotation['id']} has {len(annotation['keypoints']) / 3:g} "
+                               f"keypoints, not COCO's {len(COCO)}")
+            annotations[images[annotation["image_id"]]].append(annotation)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{files[0]} is not JSON ({error}); fetch it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{files[0]} is no COCO keypoint file: {error!r} where images, annotations and their ids "
+                       "should be") from error
     return annotations
 
 
@@ -57,7 +67,9 @@ def load_persons(config):
     persons = []
     for path, annotations in _all_annotations(config):
         for annotation in annotations:
-            if annotation.get("iscrowd") or annotation.get("num_keypoints", 0) < config.min_keypoints:
+            if annotation.get("iscrowd") or not annotation.get("keypoints"):
+                continue
+            if sum(visibility > 0 for visibility in annotation["keypoints"][2::3]) < config.min_keypoints:
                 continue
             keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
             confidence = np.array(annotation.get("keypoint_scores", np.ones(len(keypoints))), np.float32)

@@ -1,6 +1,8 @@
 """The training loop: data, network, loss, callbacks."""
 
 import csv
+import math
+import os
 import re
 import time
 
@@ -13,12 +15,12 @@ from runtime.errors import BadInput
 from train.checkpoint import (
     OUTPUT,
     build_network,
+    epoch_of,
     load_weights,
     run_folder,
     save_config,
     save_weights,
     snapshot_path,
-    snapshots,
 )
 from train.datasets import training_data
 from train.detector_loss import person_loss
@@ -44,6 +46,8 @@ def choose_devices(gpus):
         numbers = [number for part in gpus.split(",") for number in _range(part)]
     except ValueError:
         raise BadInput(f"GPUs {gpus!r} are neither numbers such as 0,1 or 0-1 nor 'cpu'") from None
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise BadInput(f"GPUs {gpus!r} name {'one twice' if numbers else 'none'}; write for example 0,1 or 0-1")
     missing = [number for number in numbers if number >= len(present)]
     if missing:
         raise BadInput(f"GPU {', '.join(map(str, missing))} asked for, but TensorFlow sees {len(present) or 'none'}; "
@@ -79,7 +83,7 @@ def loss_of(config):
     if config.task == "person":
         return person_loss(size)
     if config.head == "simcc":
-        return simcc_loss(size, split=2.0, sigma=3 * config.sigma)
+        return simcc_loss(size)
     return heatmap_loss(size, config.sigma)
 
 
@@ -92,42 +96,38 @@ def train(config, strategy, resume=False, evaluate=None):
         evaluate: network → dict of figures for the curve, called with the averaged weights after each epoch.
     """
     folder = run_folder(config)
-    done = snapshots(folder)[-1] if snapshots(folder) else 0
+    resume_from = folder / "resume.weights.h5"
+    done = epoch_of(resume_from) if resume_from.is_file() else 0
     if done and not resume:
         raise BadInput(f"{folder} already holds {done} epochs; --continue goes on, another name= starts afresh")
-    if resume and not (folder / "resume.weights.h5").is_file():
-        raise BadInput(f"nothing to continue in {folder}: it has no resume.weights.h5; start without --continue")
+    if resume and not done:
+        print(f"nothing to continue in {folder}: starting from the beginning")
     if done >= config.epochs:
-        raise BadInput(f"{folder} already has {done} of {config.epochs} epochs; set more epochs to go on")
+        print(f"{folder} already has {done} of {config.epochs} epochs; set more epochs to go on")
+        return
 
+    keras.utils.set_random_seed(config.seed)
     steps = max(1, config.samples_per_epoch // config.batch)
     with strategy.scope():
         network = build_network(config)
         network.compile(optimizer(config, steps), loss_of(config))
-        if resume:
+        if done:
             network.optimizer.build(network.trainable_variables)
-            load_weights(network, folder / "resume.weights.h5")
+            load_weights(network, resume_from)
     save_config(config, folder)
     data = training_data(config, first_sample=done * steps * config.batch)
     try:
-        fit(network, data, config, folder, done, steps, evaluate)
+        network.fit(data, initial_epoch=done, epochs=config.epochs, steps_per_epoch=steps, verbose=0, callbacks=[
+            RawWeights(folder),
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # the next one sees the averaged weights
+            Snapshot(config, folder, evaluate),
+            Progress(config, steps, done),
+        ])
     except tf.errors.InvalidArgumentError as error:  # what tf.data makes of a BadInput inside it
         named = re.search(r"BadInput: (.+)", error.message)
         if not named:
             raise
         raise BadInput(named[1]) from None
-    return network
-
-
-def fit(network, data, config, folder, done, steps, evaluate):
-    """Keras' own loop, with what happens after every epoch."""
-    network.fit(data, initial_epoch=done, epochs=config.epochs, steps_per_epoch=steps, verbose=0, callbacks=[
-        keras.callbacks.TerminateOnNaN(),
-        Resume(folder),
-        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # the next one sees the averaged weights
-        Snapshot(config, folder, evaluate),
-        Progress(config, steps, done),
-    ])
 
 
 def optimizer(config, steps):
@@ -140,62 +140,60 @@ def optimizer(config, steps):
     return adamw
 
 
-class Resume(keras.callbacks.Callback):
-    """Raw weights and optimiser state, every epoch."""
+class RawWeights(keras.callbacks.Callback):
+    """Raw weights and optimiser state after every epoch, under a name that counts only once the snapshot is written."""
 
     def __init__(self, folder):
         super().__init__()
-        self.folder = folder
+        self.path = folder / "resume_next.weights.h5"
 
     def on_epoch_end(self, epoch, logs=None):
-        save_weights(self.model, self.folder / "resume.weights.h5")
+        save_weights(self.model, self.path, epoch + 1)
 
 
 class Snapshot(keras.callbacks.Callback):
-    """Averaged weights with statistics of their own, figures and curves, every epoch."""
+    """Averaged weights, figures and curves, every epoch.
+
+    The batch norms' means and variances that were gathered while training belong to the raw weights; averaged weights
+    get their own, measured on real batches (Izmailov et al. 2018). On the bundled pose network that was worth 9 points
+    of AP before the learning rate decayed.
+    """
 
     def __init__(self, config, folder, evaluate):
         super().__init__()
         self.config, self.folder, self.evaluate = config, folder, evaluate
         self.averaged = build_network(config)  # on one device, without optimiser
+        self.norms = [layer for layer in self.averaged.layers
+                      if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+        for norm in self.norms:
+            norm.momentum = 0.0  # every batch leaves its own statistics
+        self.forward = tf.function(lambda pixels: self.averaged(tf.cast(pixels, tf.float32), training=True))
+        samples = min(STATISTICS_SAMPLES, config.samples_per_epoch)
+        self.batches = training_data(config).take(max(1, samples // config.batch))
 
     def on_epoch_end(self, epoch, logs=None):
         self.averaged.set_weights(self.model.get_weights())
-        renew_statistics(self.averaged, training_data(self.config, first_sample=epoch), STATISTICS_SAMPLES)
+        self.measure_statistics()
         figures = {"epoch": epoch + 1, "time": time.strftime("%Y-%m-%d %H:%M:%S"), "loss": round(logs["loss"], 5)}
         if self.evaluate:
             figures.update(self.evaluate(self.averaged))
+        save_weights(self.averaged, snapshot_path(self.folder, epoch + 1), epoch + 1)
         history = OUTPUT / "log" / self.config.name / "history.csv"
         append_history(history, figures)
         plot_history(history)
-        # Last, for a snapshot is what says that the epoch is done.
-        save_weights(self.averaged, snapshot_path(self.folder, epoch + 1))
+        # Last, for this is what says that the epoch is done.
+        os.replace(self.folder / "resume_next.weights.h5", self.folder / "resume.weights.h5")
         tqdm.write(", ".join(f"{key} {value}" for key, value in figures.items()))
 
-
-def renew_statistics(network, data, samples):
-    """Set the batch norms' means and variances to those of real batches under the network's present weights.
-
-    What they gathered while training belongs to the raw weights; averaged weights need statistics of their own
-    (Izmailov et al. 2018). On the bundled pose network this is worth 9 points of AP before the learning rate decays.
-    Frozen layers keep theirs.
-    """
-    norms = [layer for layer in network.layers
-             if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # each batch leaves its own statistics
-    forward = tf.function(lambda pixels: network(tf.cast(pixels, tf.float32), training=True))
-    sums, batches = [0.0] * len(norms), 0
-    for pixels, _ in data.take(max(1, samples // data.element_spec[0].shape[0])):
-        forward(pixels)
-        sums = [total + np.stack([norm.moving_mean, norm.moving_variance])
-                for total, norm in zip(sums, norms, strict=True)]
-        batches += 1
-    for norm, total, momentum in zip(norms, sums, momenta, strict=True):
-        norm.moving_mean.assign(total[0] / batches)
-        norm.moving_variance.assign(total[1] / batches)
-        norm.momentum = momentum
+    def measure_statistics(self):
+        statistics = []
+        for pixels, _ in self.batches:
+            self.forward(pixels)
+            statistics.append([np.stack([norm.moving_mean, norm.moving_variance]) for norm in self.norms])
+        for norm, values in zip(self.norms, zip(*statistics, strict=True), strict=True):
+            mean, variance = np.mean(values, axis=0)
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(variance)
 
 
 def append_history(path, figures):
@@ -233,7 +231,7 @@ def plot_history(path):
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar over all that is left of the run: images/s, time left, loss."""
+    """A bar over all that is left of the run: images/s, time left, loss. Stops where the loss is no number."""
 
     def __init__(self, config, steps, done):
         super().__init__()
@@ -246,6 +244,9 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_description(f"epoch {epoch + 1}/{self.config.epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise BadInput("the loss is no longer a number; --continue with a lower learning_rate goes on from the "
+                           "last epoch, which is whole")
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update(self.config.batch)
 

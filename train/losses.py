@@ -6,6 +6,8 @@ from keras import ops
 
 from runtime.decode import cells_of
 
+SIMCC_SPLIT = 2.0  # bins per pixel
+SIMCC_SIGMA = 6.0  # of the target, in pixels, as Li et al. 2022 have it for 192×256
 OUTSIDE_WEIGHT = 0.1  # of a keypoint that lies outside the crop, against one inside
 
 
@@ -46,11 +48,15 @@ def _inside(keypoints, input_size):
 def heatmap_peak(sigma):
     """The largest value of `gaussian_heatmaps` for a keypoint in the middle (sigma in cells): exported maps are
     divided by it, so that a certain keypoint peaks at 1."""
-    return simcc_peak(sigma) ** 2
+    return _bell_peak(sigma) ** 2
 
 
-def simcc_peak(sigma):
-    """The same of one axis (sigma in bins)."""
+def simcc_peak():
+    """The same of a SimCC vector."""
+    return _bell_peak(SIMCC_SIGMA * SIMCC_SPLIT)
+
+
+def _bell_peak(sigma):
     return 1 / (math.sqrt(2 * math.pi) * sigma)
 
 
@@ -73,19 +79,20 @@ def heatmap_loss(input_size, sigma):
     return loss
 
 
-def simcc_loss(input_size, split, sigma):
-    """Cross-entropy per axis (Li et al. 2022) with Gaussian labels; sigma in pixels of the crop.
+def simcc_loss(input_size):
+    """Cross-entropy per axis (Li et al. 2022) with Gaussian labels.
 
     Returns:
-        loss(labels (B, K, 3); logits (B, K, (W + H)·split), x before y) → scalar, in nats.
+        loss(labels (B, K, 3); logits (B, K, (W + H)·SIMCC_SPLIT), x before y) → scalar, in nats.
     """
-    bins = [round(side * split) for side in input_size]
+    bins = [round(side * SIMCC_SPLIT) for side in input_size]
 
     def loss(labels, logits):
         nats = 0.0
         for axis, vector in enumerate((logits[..., : bins[0]], logits[..., bins[0]:])):
-            centres = cells_of(labels[..., axis:axis + 1], 1 / split)
-            nats = nats - ops.sum(_bell(centres, bins[axis], sigma * split) * ops.log_softmax(vector), axis=-1)
+            centres = cells_of(labels[..., axis:axis + 1], 1 / SIMCC_SPLIT)
+            target = _bell(centres, bins[axis], SIMCC_SIGMA * SIMCC_SPLIT)
+            nats = nats - ops.sum(target * ops.log_softmax(vector), axis=-1)
         return _mean_by_weight(nats, labels, input_size)
 
     return loss

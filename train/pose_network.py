@@ -15,13 +15,13 @@ from keras import layers, ops
 
 from runtime.errors import BadInput
 from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
-from train.losses import heatmap_peak, simcc_peak
+from train.losses import SIMCC_SPLIT, heatmap_peak, simcc_peak
 
 HEATMAP_STRIDE = 4
 
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
-                       attention_blocks=2, attention_width=192, decoder_width=128, simcc_split=2.0,
+                       attention_blocks=2, attention_width=192, decoder_width=128,
                        backbone_weights="imagenet", freeze_stem=False):
     """Network from BGR crops to logits.
 
@@ -30,9 +30,8 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         input_size: (width, height) of the crop in pixels, multiples of 32.
         backbone, backbone_weights, freeze_stem: see `build_backbone`.
         head: "heatmap" for (B, K, H/4, W/4) logits, or "simcc" (Li et al. 2022) for one vector
-            (B, K, (W + H)·split) of x logits followed by y logits.
+            (B, K, (W + H)·SIMCC_SPLIT) of x logits followed by y logits.
         attention_blocks: transformer blocks over the stride-32 map; 0 leaves the attention out.
-        simcc_split: SimCC bins per pixel.
 
     Returns:
         keras.Model, (B, H, W, 3) float BGR 0..255 → logits. The softmax belongs to the loss and to the
@@ -60,7 +59,7 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         x = layers.Conv2D(num_keypoints, 1, name="maps")(x)
         x = layers.Reshape((num_keypoints, -1), name="flat_maps")(layers.Permute((3, 1, 2), name="maps_first")(x))
         x = layers.Dense(256, activation="relu", name="simcc_hidden")(x)
-        logits = layers.Dense(round((width + height) * simcc_split), name="logits")(x)
+        logits = layers.Dense(round((width + height) * SIMCC_SPLIT), name="logits")(x)
     return keras.Model(features.inputs[0], logits, name="pose")
 
 
@@ -106,7 +105,7 @@ def position_encoding(rows, columns, width):
     return np.concatenate([y, x], axis=2).reshape(1, rows * columns, width).astype("float32")
 
 
-def deployed_pose_network(network, head, input_size, sigma, simcc_split=2.0):
+def deployed_pose_network(network, head, input_size, sigma):
     """The network that ships: probabilities instead of logits, scaled to 1 at the peak of a certain keypoint.
 
     Returns:
@@ -118,7 +117,7 @@ def deployed_pose_network(network, head, input_size, sigma, simcc_split=2.0):
         flat = ops.softmax(ops.reshape(logits, (-1, keypoints, rows * columns)), axis=-1)
         maps = ops.reshape(flat * (1 / heatmap_peak(sigma)), (-1, keypoints, rows, columns))
         return keras.Model(network.inputs[0], {"heatmaps": maps})
-    bins = round(input_size[0] * simcc_split)
-    scale = 1 / simcc_peak(sigma * simcc_split)
+    bins = round(input_size[0] * SIMCC_SPLIT)
+    scale = 1 / simcc_peak()
     return keras.Model(network.inputs[0], {"simcc_x": ops.softmax(logits[..., :bins], axis=-1) * scale,
                                            "simcc_y": ops.softmax(logits[..., bins:], axis=-1) * scale})

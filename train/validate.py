@@ -21,8 +21,10 @@ def validator(config):
     files = sorted(Path(config.validation).glob("person_keypoints*.json"))
     if len(files) != 1:
         raise BadInput(f"validation = {config.validation} should hold one person_keypoints*.json, has {len(files)}")
-    from eval.coco import evaluate, load_annotations  # needs pycocotools, which training without figures does not
+    from eval.annotations import check_images  # needs pycocotools, which training without figures does not
+    from eval.coco import evaluate, load_annotations
     annotations, images = load_annotations(files[0]), Path(config.validation) / "images"
+    check_images(annotations.images, images)
 
     def pose_figures(network):
         figures = evaluate(PoseEstimator(NetworkEngine(network, config)), annotations, images)
