@@ -66,8 +66,8 @@ def test_the_stream_fits_the_rendered_truth(tmp_path):
 
 
 def test_eval_needs_no_data(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "eval.coco", "--engine", "models/pose.onnx", "--out", tmp_path], cwd=ROOT,
-                          check=True, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "eval.coco", "--engine", "models/pose.onnx", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
     assert "rendered pictures, which say little of photos" in done.stdout
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["AP"] > 0.2 and metrics["protocol"]["boxes"] == "ground truth"

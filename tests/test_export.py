@@ -15,7 +15,7 @@ pytest.importorskip("tensorflow")
 import keras  # noqa: E402
 
 from export.onnx_graph import NMS_SCORE, checked, export, to_onnx, with_nms  # noqa: E402
-from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs  # noqa: E402
+from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs, undecided  # noqa: E402
 from runtime.engine import open_engine  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
 from runtime.keypoints import COCO  # noqa: E402
@@ -133,3 +133,12 @@ def test_missing_epoch_names_those_that_exist(tiny_run, tmp_path):
         load_snapshot(folder, 140)
     with pytest.raises(BadInput, match="no snapshots in"):
         load_snapshot(tmp_path)
+
+
+def test_undecided_maps_are_those_with_two_highest_cells():
+    maps = np.zeros((1, 3, 4, 4), np.float32)
+    maps[0, :, 1, 1] = 0.5
+    maps[0, 1, 3, 2] = 0.49995
+    maps[0, 2, 3, 2] = 0.49
+    assert undecided({"heatmaps": maps}).tolist() == [[False, True, False]]
+    assert undecided({"simcc_x": maps.reshape(1, 3, 16), "simcc_y": np.ones((1, 3, 8))}).all()
