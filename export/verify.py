@@ -79,7 +79,7 @@ def check_pose(engine, reference, inputs):
 
 
 def undecided(outputs):
-    """(N, K) bool: the two highest cells of a map, or of either SimCC vector, differ by less than UNDECIDED of the peak."""
+    """(N, K) bool: the two highest cells of a map, or of either SimCC vector, are within UNDECIDED of each other."""
     ties = []
     for maps in outputs.values():
         second, first = np.moveaxis(np.partition(maps.reshape(*maps.shape[:2], -1), -2, axis=2)[..., -2:], 2, 0)

@@ -116,18 +116,21 @@ def train(config, strategy, resume=False, evaluate=None):
             load_weights(network, resume_from)
     save_config(config, folder)
     data = training_data(config, first_sample=done * steps * config.batch)
+    progress = Progress(config, steps, done)
     try:
         network.fit(data, initial_epoch=done, epochs=config.epochs, steps_per_epoch=steps, verbose=0, callbacks=[
             RawWeights(folder),
             keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # the next one sees the averaged weights
             Snapshot(config, folder, evaluate),
-            Progress(config, steps, done),
+            progress,
         ])
     except tf.errors.InvalidArgumentError as error:  # what tf.data makes of a BadInput inside it
         named = re.search(r"BadInput: (.+)", error.message)
         if not named:
             raise
         raise BadInput(named[1]) from None
+    finally:
+        progress.bar.close()
 
 
 def optimizer(config, steps):
@@ -249,6 +252,3 @@ class Progress(keras.callbacks.Callback):
                            "last epoch, which is whole")
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update(self.config.batch)
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
