@@ -8,6 +8,7 @@ Writes output/model_dump/NAME/snapshot_NNN.weights.h5 after every epoch and the 
 
 import argparse
 import os
+import sys
 
 from runtime.errors import run_command
 
@@ -37,4 +38,10 @@ def main():
 
 
 if __name__ == "__main__":
-    run_command(main)
+    try:
+        run_command(main)
+    except SystemExit as end:
+        # tf.data's threads may still be reading ahead, and would abort the interpreter's own way out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(end.code or 0))
