@@ -1,5 +1,6 @@
 """What several tests need: tiny engines, and clips of a walking rectangle with three coloured dots."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import engines
+from tests.coco_data import coco_engine, write_coco_data
 
 ROOT = Path(__file__).parents[1]
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -108,4 +110,13 @@ def tiny_run(tmp_path_factory):
                      "--truth", "people/person_keypoints.json"],
                     ["train", "--config", "tiny.toml", "--gpu", "cpu"]):
         subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory):
+    """Folder with coco.onnx, annotations.json and images/."""
+    folder = tmp_path_factory.mktemp("coco")
+    coco_engine(folder / "coco.onnx")
+    (folder / "annotations.json").write_text(json.dumps(write_coco_data(folder / "images")))
     return folder
