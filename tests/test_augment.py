@@ -8,7 +8,7 @@ pytest.importorskip("tensorflow")
 
 from runtime.crop import LETTERBOX_GREY  # noqa: E402
 from runtime.keypoints import COCO  # noqa: E402
-from train.augment import augment_person, augment_photo, distort  # noqa: E402
+from train.augment import augment_mosaic, augment_person, augment_photo, distort  # noqa: E402
 from train.config import Config  # noqa: E402
 from train.datasets import Person, Photo  # noqa: E402
 
@@ -85,6 +85,26 @@ def test_a_sliver_of_a_person_is_ignored():
     config = Config(task="person", input_size=[320, 320], flip=0.0, scale=0.0, **STILL)
     _, boxes = augment_photo(np.zeros((320, 320, 3), np.uint8), photo, config, np.random.default_rng(0))
     assert boxes[:, 4].tolist() == [1, -1]
+
+
+def test_mosaic_boxes_stay_around_their_rectangles():
+    """Each of four photos is a bright rectangle on black: inside a box it is bright, and nowhere else."""
+    images = [np.full((300, 400, 3), LETTERBOX_GREY, np.uint8) for _ in range(4)]
+    photos = [Photo("rectangle", np.array([[120, 90, 260, 230, 1]], np.float32)) for _ in range(4)]
+    for image in images:
+        image[90:230, 120:260] = 240
+    config = Config(task="person", input_size=[320, 256], **STILL)
+    counts = []
+    for seed in range(20):
+        pixels, boxes = augment_mosaic(images, photos, config, np.random.default_rng(seed))
+        assert pixels.shape == (256, 320, 3) and boxes.shape[1] == 5
+        covered = np.zeros((256, 320), bool)
+        for left, top, right, bottom in boxes[:, :4].round().astype(int):
+            covered[top:bottom, left:right] = True
+        np.testing.assert_allclose(covered.mean(), (pixels[..., 0] > 177).mean(), rtol=0.05)
+        assert (pixels[covered][:, 0] > 177).mean() > 0.95
+        counts.append(len(boxes))
+    assert np.mean(counts) > 3
 
 
 def test_distortions_change_pixels_and_are_repeatable():

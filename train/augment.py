@@ -60,9 +60,33 @@ def augment_photo(image, photo, config, rng):
     Returns:
         pixels (height, width, 3) uint8 BGR, boxes (N, 5) in input pixels, 1 person or -1 ignore.
     """
-    size = np.array(config.input_size)
-    fit = min(size / image.shape[1::-1])
-    # Mostly the whole photo as streaming letterboxes it; else nearer, or far away on grey.
+    pixels, boxes = _random_window(image, photo.boxes, config.input_size, config, rng)
+    return distort(pixels, config, rng), boxes
+
+
+def augment_mosaic(images, photos, config, rng):
+    """Four photos in one training input, each in a corner of its own: small persons, and many (YOLOv4, Bochkovskiy
+    et al. 2020). Arguments as for `augment_photo`, four of each; same result."""
+    width, height = config.input_size
+    x, y = (np.array(config.input_size) * rng.uniform(0.4, 0.6, 2)).astype(int)
+    pixels, boxes = np.empty((height, width, 3), np.uint8), []
+    corners = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
+    for image, photo, (left, top, right, bottom) in zip(images, photos, corners, strict=True):
+        part, part_boxes = _random_window(image, photo.boxes, (right - left, bottom - top), config, rng, rng.random())
+        pixels[top:bottom, left:right] = part
+        boxes.append(part_boxes + np.array([left, top, left, top, 0], np.float32))
+    return distort(pixels, config, rng), np.concatenate(boxes)
+
+
+def _random_window(image, boxes, size, config, rng, fill=0.0):
+    """A window of `size` (width, height) onto a photo, perhaps mirrored: pixels and boxes (N, 5) in it.
+
+    fill: 0 = the whole photo is in it and grey beside it, 1 = no grey and part of the photo, at the middle scale.
+    """
+    size = np.array(size)
+    ratios = size / image.shape[1::-1]
+    fit = min(ratios) ** (1 - fill) * max(ratios) ** fill
+    # Mostly at that scale, as streaming letterboxes a frame; else nearer, or far away.
     scale = fit * np.exp(rng.uniform(-config.scale, config.scale) * (2 if rng.random() < 0.3 else 1))
     slack = size - scale * np.array(image.shape[1::-1])
     shift = slack * (rng.random(2) if rng.random() < 0.7 else 0)
@@ -70,7 +94,7 @@ def augment_photo(image, photo, config, rng):
     if rng.random() < config.flip:
         edges = np.array([[-1, 0, size[0]], [0, 1, 0]]) @ np.vstack([edges, [0, 0, 1]])
     # Box edges lie at whole numbers, pixel middles half a pixel further.
-    corners = np.stack([transform_points(photo.boxes[:, :2], edges), transform_points(photo.boxes[:, 2:4], edges)])
+    corners = np.stack([transform_points(boxes[:, :2], edges), transform_points(boxes[:, 2:4], edges)])
     full = np.concatenate([corners.min(0), corners.max(0)], 1)
     if scale < 0.5:
         halved = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -78,15 +102,15 @@ def augment_photo(image, photo, config, rng):
         image = halved
     middles = edges.copy()
     middles[:, 2] += edges[:, :2].sum(1) / 2 - 0.5
-    pixels = cv2.warpAffine(image, middles, tuple(config.input_size), flags=cv2.INTER_LINEAR,
+    pixels = cv2.warpAffine(image, middles, tuple(size.tolist()), flags=cv2.INTER_LINEAR,
                             borderMode=cv2.BORDER_CONSTANT, borderValue=(LETTERBOX_GREY,) * 3)
-    boxes = photo.boxes.copy()
+    boxes = boxes.copy()
     boxes[:, :4] = np.clip(full, 0, np.tile(size, 2))
     whole = np.prod(full[:, 2:] - full[:, :2], 1)
     kept = np.prod(boxes[:, 2:4] - boxes[:, :2], 1)
     # What the window cut down to a sliver is neither person nor background.
     boxes[(kept < 0.25 * whole) | (kept < 16), 4] = -1
-    return distort(pixels, config, rng), boxes[kept > 0]
+    return pixels, boxes[kept > 0]
 
 
 def distort(pixels, config, rng):

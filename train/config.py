@@ -59,6 +59,7 @@ class Config:
     rotation: float = 40.0  # degrees, at most; pose only
     rotation_chance: float = 0.6
     half_body: float = 0.3  # chance of a crop of the upper or lower body alone; pose only
+    mosaic: float = 0.0  # chance of four photos in one input; detector only
     occlusion: float = 0.3  # chance of a patch over part of the crop
     low_resolution: float = 0.2  # chance of a crop shrunk and enlarged again
     colour: float = 0.6  # chance of other brightness, contrast, saturation and hue

@@ -10,9 +10,9 @@ import tensorflow as tf
 from runtime.errors import BadInput
 from runtime.frames import read_image
 from runtime.keypoints import COCO
-from train.augment import augment_person, augment_photo
+from train.augment import augment_mosaic, augment_person, augment_photo
 
-MAX_BOXES = 32  # persons of one photo that a detector trains on
+MAX_BOXES = 64  # persons of one input that a detector trains on
 GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -124,12 +124,8 @@ def training_data(config, first_sample=0):
         tf.data.Dataset of (pixels, labels): pixels (B, H, W, 3) uint8 BGR; labels (B, K, 3) keypoints x, y,
         weight in crop pixels, or (B, MAX_BOXES, 5) boxes in input pixels as in Photo, 0 = none.
     """
-    if config.task == "pose":
-        items, augment = load_persons(config), augment_person
-        label_shape = items[0].keypoints.shape
-    else:
-        items, augment = load_photos(config), augment_photo
-        label_shape = (MAX_BOXES, 5)
+    items: list = load_persons(config) if config.task == "pose" else load_photos(config)
+    label_shape = items[0].keypoints.shape if config.task == "pose" else (MAX_BOXES, 5)
     paths = {item.image for item in items}
     missing = sorted(path for path in paths if not Path(path).is_file())
     if missing:
@@ -139,8 +135,14 @@ def training_data(config, first_sample=0):
     def load(number):
         item = items[pick(int(number))]
         rng = np.random.default_rng((config.seed, int(number)))
-        pixels, labels = augment(read_image(item.image), item, config, rng)
-        if config.task == "person":
+        if config.task == "pose":
+            pixels, labels = augment_person(read_image(item.image), item, config, rng)
+        else:
+            if rng.random() < config.mosaic:
+                four = [item, *(items[pick(other)] for other in rng.integers(1 << 40, size=3))]
+                pixels, labels = augment_mosaic([read_image(each.image) for each in four], four, config, rng)
+            else:
+                pixels, labels = augment_photo(read_image(item.image), item, config, rng)
             labels = np.pad(labels[:MAX_BOXES], ((0, max(0, MAX_BOXES - len(labels))), (0, 0)))
         return pixels, labels.astype(np.float32)
 
