@@ -10,7 +10,7 @@ class KeypointSchema:
     """What the K keypoints of a data set are.
 
     Attributes:
-        name: "coco".
+        name: "coco", "mpii" or "posetrack", or what an engine of another project calls it.
         names: K keypoint names, in the data set's order.
         flip_pairs: index pairs (left, right) that a mirrored picture swaps.
         limbs: index pairs to join when a skeleton is drawn.
@@ -47,6 +47,30 @@ COCO = KeypointSchema(
     sigmas=(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087,
             0.087, 0.089, 0.089),
 )
+
+# MPII and PoseTrack publish no sigmas: a joint has COCO's of the same joint, the middle ones COCO's nearest.
+MPII = KeypointSchema(
+    name="mpii",
+    names=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
+           "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
+           "left_wrist"),
+    flip_pairs=((5, 0), (4, 1), (3, 2), (15, 10), (14, 11), (13, 12)),
+    limbs=((0, 1), (1, 2), (2, 6), (5, 4), (4, 3), (3, 6), (6, 7), (7, 8), (8, 9), (7, 12), (12, 11), (11, 10), (7, 13),
+           (13, 14), (14, 15)),
+    sigmas=(0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.035, 0.062, 0.072, 0.079, 0.079, 0.072,
+            0.062),
+)
+
+POSETRACK = KeypointSchema(
+    name="posetrack",
+    names=("nose", "head_bottom", "head_top", *COCO.names[3:]),  # its ears are never labelled
+    flip_pairs=COCO.flip_pairs[1:],
+    limbs=((0, 1), (0, 2), (1, 5), (1, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13),
+           (13, 15), (12, 14), (14, 16)),
+    sigmas=(0.026, 0.079, 0.035, *COCO.sigmas[3:]),
+)
+
+SCHEMAS = {schema.name: schema for schema in (COCO, MPII, POSETRACK)}
 
 
 @dataclass
