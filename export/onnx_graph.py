@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import runtime
 from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs
 from runtime.engine import open_engine
-from runtime.keypoints import COCO
+from runtime.keypoints import SCHEMAS
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
 from runtime.write import make_folder
 from train.network_engine import NetworkEngine
@@ -150,7 +150,8 @@ def describe(model, config, trained_on):
         "licence": "Apache-2.0",
     }
     if config.task == "pose":
-        metadata |= {"head": config.head, "keypoints": json.dumps(asdict(COCO))}
+        metadata |= {"head": config.head, "keypoints": json.dumps(asdict(SCHEMAS[config.keypoints])),
+                     "aligned_cells": str(config.aligned_cells).lower()}
     helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "attention-pose", runtime.__version__
 

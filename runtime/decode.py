@@ -1,7 +1,8 @@
 """Network outputs → keypoints in crop pixels.
 
 A heatmap cell j covers the crop pixels around x = (j + 0.5)·stride − 0.5, and training places its targets by
-`cells_of` below: there is no half-pixel shift between the two, and a mirrored crop gives mirrored maps.
+`cells_of` below: there is no half-pixel shift between the two, and a mirrored crop gives mirrored maps. Networks of
+Xiao et al. 2018 and many of their descendants put cell j at pixel stride·j instead: `aligned=False`.
 """
 
 import numpy as np
@@ -9,17 +10,17 @@ import numpy as np
 DECODINGS = ("dark", "quarter", "plain")
 
 
-def cells_of(pixels, stride):
+def cells_of(pixels, stride, aligned=True):
     """Crop pixels → heatmap cells (fractional); also takes keras tensors."""
-    return (pixels + 0.5) / stride - 0.5
+    return (pixels + 0.5) / stride - 0.5 if aligned else pixels / stride
 
 
-def pixels_of(cells, stride):
+def pixels_of(cells, stride, aligned=True):
     """Heatmap cells (fractional) → crop pixels."""
-    return (cells + 0.5) * stride - 0.5
+    return (cells + 0.5) * stride - 0.5 if aligned else cells * stride
 
 
-def decode_heatmaps(heatmaps, input_size, method="dark"):
+def decode_heatmaps(heatmaps, input_size, method="dark", aligned=True):
     """Keypoints from heatmaps.
 
     Args:
@@ -28,6 +29,7 @@ def decode_heatmaps(heatmaps, input_size, method="dark"):
         method: "dark" fits a Gaussian at the peak (Zhang et al. 2020; without the blur, which maps trained by
             cross-entropy do not need), "quarter" moves a quarter cell towards the higher neighbour (Xiao et
             al. 2018), "plain" takes the cell.
+        aligned: where the cells lie, see above.
 
     Returns:
         (N, K, 3) float32: x, y in crop pixels, and the value at the peak clipped to 0..1.
@@ -52,7 +54,7 @@ def decode_heatmaps(heatmaps, input_size, method="dark"):
 
     stride = np.array([input_size[0] / columns, input_size[1] / rows], np.float32)
     decoded = np.empty((persons * keypoints, 3), np.float32)
-    decoded[:, :2] = pixels_of(cells, stride)
+    decoded[:, :2] = pixels_of(cells, stride, aligned)
     decoded[:, 2] = np.clip(flat[index, peaks], 0, 1)
     return decoded.reshape(persons, keypoints, 3)
 
@@ -98,10 +100,13 @@ def decode_simcc(simcc_x, simcc_y, input_size):
     return decoded
 
 
-def merge_flipped(heatmaps, flipped, flip_order):
+def merge_flipped(heatmaps, flipped, flip_order, aligned=True):
     """Flip test: the mean of the maps of a crop and of its mirror image, the latter turned back.
 
-    heatmaps, flipped: (N, K, h, w), or (N, K, bins of x). The mirrored maps need no shift by a cell, since
-    cells are placed by their middles.
+    heatmaps, flipped: (N, K, h, w), or (N, K, bins of x). Maps whose cells are not aligned move by one cell when they
+    are turned back, as Xiao et al. 2018 do: of the 0.75 by which mirroring displaces them, a quarter too much.
     """
-    return (heatmaps + flipped[:, flip_order, ..., ::-1]) / 2
+    turned = flipped[:, flip_order, ..., ::-1]
+    if not aligned:
+        turned = np.concatenate([turned[..., :1], turned[..., :-1]], axis=-1)
+    return (heatmaps + turned) / 2

@@ -5,21 +5,15 @@
 """
 
 import argparse
-import hashlib
-import http.client
 import json
 import os
-import ssl
-import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime import stream
+from runtime.download import download
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import COCO
 from runtime.nms import box_iou
@@ -30,7 +24,7 @@ FOOTAGE_URL = ("https://raw.githubusercontent.com/intel-iot-devkit/sample-videos
 FOOTAGE_SHA256 = "a5964aa259099a482a8b360ffc2c57b5a30f84d5919236a4dad01f8e929ac07c"
 FOOTAGE_BYTES = 3_291_918
 FOOTAGE_CREDIT = "footage: one-by-one-person-detection.mp4 by Intel, CC BY 4.0"
-TIMEOUT = 5  # seconds without an answer
+TIMEOUT, PAUSES = 5, (1,)  # seconds: the demo had rather render people than wait long
 MATCHED_IOU = 0.5
 
 
@@ -64,7 +58,8 @@ def choose_clip(folder):
         The clip's path, and that of its truth (None for footage).
     """
     try:
-        footage = fetch(FOOTAGE_URL, FOOTAGE_SHA256, FOOTAGE_BYTES, cache_folder())
+        footage = download(FOOTAGE_URL, cache_folder() / FOOTAGE_URL.rpartition("/")[2], FOOTAGE_BYTES, FOOTAGE_SHA256,
+                           timeout=TIMEOUT, pauses=PAUSES, elsewhere="set XDG_CACHE_HOME to another")
     except BadInput as error:
         print(f"no public footage: {error}")
         print("so people are rendered instead, whose keypoints are known exactly (own footage: --video FILE)")
@@ -78,60 +73,6 @@ def choose_clip(folder):
 def cache_folder():
     """Where downloads stay: $XDG_CACHE_HOME/attention-pose, or ~/.cache/attention-pose."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-pose"
-
-
-def fetch(url, sha256, size, folder):
-    """Download a file once.
-
-    Args:
-        sha256: hexadecimal checksum, without which it is not taken. size: bytes that it has.
-        folder: where it stays; a file there with the right checksum is taken without network.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        BadInput: no network, an error of the server, a broken-off download, a wrong checksum, a full disk.
-    """
-    path = Path(folder) / url.rpartition("/")[2]
-    try:
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as partial:
-            try:
-                _download(url, sha256, size, partial)
-                partial.close()
-                os.replace(partial.name, path)
-            finally:
-                Path(partial.name).unlink(missing_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read or written: {error.strerror}; see to the folder, "
-                       "or set XDG_CACHE_HOME to another") from error
-    return path
-
-
-def _download(url, sha256, size, file):
-    """Copy what the URL gives into an open file, and see that it is what was expected."""
-    digest, landed = hashlib.sha256(), 0
-    try:
-        with (urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-              tqdm(total=size, unit="B", unit_scale=True, desc=url.rpartition("/")[2]) as progress):
-            while landed <= size and (piece := answer.read(1 << 16)):
-                landed += len(piece)
-                digest.update(piece)
-                file.write(piece)
-                progress.update(len(piece))
-    except urllib.error.HTTPError as error:
-        raise BadInput(f"the server answers {error.code} {error.reason} to {url}") from error
-    except urllib.error.URLError as error:
-        raise BadInput(f"{url} cannot be reached: {error.reason}") from error
-    except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
-        raise BadInput(f"{url} broke off after {landed} of {size} bytes: {error}; try again") from error
-    if landed < size:
-        raise BadInput(f"{url} broke off after {landed} of {size} bytes; try again")
-    if digest.hexdigest() != sha256:
-        raise BadInput(f"{url} is not the file expected: its SHA-256 is {digest.hexdigest()[:16]}…, not {sha256[:16]}…")
 
 
 @dataclass

@@ -52,6 +52,7 @@ class OnnxEngine:
         input_size: (width, height) in pixels.
         metadata: dict of strings as stored in the file: who trained it on what, the licence, the version.
         schema: KeypointSchema of a pose engine, None for a person engine.
+        aligned_cells: where the cells of its heatmaps lie, see `runtime.decode`.
         outputs: names of the outputs.
     """
 
@@ -65,6 +66,7 @@ class OnnxEngine:
             width, height = self.metadata["input_size"].split("x")
             self.input_size = int(width), int(height)
             self.schema = _schema(self.metadata["keypoints"]) if self.kind == "pose" else None
+            self.aligned_cells = self.metadata.get("aligned_cells", "true") == "true"
             self._check_ports()
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} was not made by `make export` (its {_missing(error)}): export it again") from error

@@ -54,11 +54,11 @@ class PoseEstimator:
             mirrored = self.engine.run(crops[:, :, ::-1])
             outputs = {name: self._merge(name, maps, mirrored[name]) for name, maps in outputs.items()}
         if "heatmaps" in outputs:
-            return decode_heatmaps(outputs["heatmaps"], self.engine.input_size, self.decoding)
+            return decode_heatmaps(outputs["heatmaps"], self.engine.input_size, self.decoding, self.engine.aligned_cells)
         return decode_simcc(outputs["simcc_x"], outputs["simcc_y"], self.engine.input_size)
 
     def _merge(self, name, maps, mirrored):
         order = self.schema.flip_order
         if name == "simcc_y":  # a mirror leaves heights alone; only left and right change places
             return (maps + mirrored[:, order]) / 2
-        return merge_flipped(maps, mirrored, order)
+        return merge_flipped(maps, mirrored, order, self.engine.aligned_cells)

@@ -96,6 +96,7 @@ samples_per_epoch = 48
 warmup_steps = 4
 decay_epochs = 1
 ema = 0.5
+workers = 0
 """
 
 

@@ -1,60 +1,19 @@
-"""The demo against real servers on the loopback, and its measure against poses of known quality."""
+"""The demo against a real server on the loopback, and its measure against poses of known quality."""
 
 import hashlib
 import json
 import socket
-import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
 import pytest
 
 from runtime import demo
-from runtime.errors import BadInput
 from runtime.walkers import write_clip
+from tests.test_download import serve
 
 CONTENT = bytes(range(256)) * 2000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests += 1
-        if self.path == "/missing.mp4":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        if self.path != "/silent.mp4":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        if self.path == "/half.mp4":
-            self.wfile.write(CONTENT[: len(CONTENT) // 2])
-        elif self.path == "/endless.mp4":
-            self.wfile.write(CONTENT * 2)
-        elif self.path == "/silent.mp4":
-            self.wfile.write(CONTENT[:1000])
-            self.server.answered.wait(10)
-        else:
-            self.wfile.write(CONTENT)
-
-    def log_message(self, *_):
-        """Quiet."""
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.requests, running.answered = 0, threading.Event()
-        running.url = f"http://127.0.0.1:{running.server_port}"
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield running
-        running.answered.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -66,41 +25,28 @@ def refused(monkeypatch):
     return f"http://127.0.0.1:{port}/clip.mp4"
 
 
-def test_a_download_is_kept_and_then_taken_without_network(server, tmp_path):
-    folder = tmp_path / "new" / "cache"
-    path = demo.fetch(f"{server.url}/clip.mp4", SHA256, len(CONTENT), folder)
-    assert path.read_bytes() == CONTENT and list(folder.iterdir()) == [path]
-    server.shutdown()
-    server.server_close()
-    assert demo.fetch(f"{server.url}/clip.mp4", SHA256, len(CONTENT), folder) == path
-    assert server.requests == 1
+def test_the_footage_is_fetched_once_and_credited(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(demo, "FOOTAGE_BYTES", len(CONTENT))
+    monkeypatch.setattr(demo, "FOOTAGE_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    with serve({"/clip.mp4": CONTENT}) as server:
+        monkeypatch.setattr(demo, "FOOTAGE_URL", f"{server.url}/clip.mp4")
+        for _ in range(2):
+            clip, truth = demo.choose_clip(tmp_path / "out")
+            assert clip.read_bytes() == CONTENT and clip.parent == tmp_path / "attention-pose" and truth is None
+            assert demo.FOOTAGE_CREDIT in capsys.readouterr().out
+    assert len(server.log) == 1
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(server, tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(CONTENT[:100])
-    path = demo.fetch(f"{server.url}/clip.mp4", SHA256, len(CONTENT), tmp_path)
-    assert path.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize(("name", "sha256", "said"), [
-    ("clip.mp4", "0" * 64, "not the file expected"), ("missing.mp4", SHA256, "404 Not Found"),
-    ("half.mp4", SHA256, f"broke off after {len(CONTENT) // 2} of {len(CONTENT)} bytes"),
-    ("silent.mp4", SHA256, "broke off after"), ("endless.mp4", "0" * 64, "not the file expected"),
-])
-def test_a_bad_download_is_told_in_one_line_and_leaves_nothing(server, tmp_path, monkeypatch, name, sha256, said):
-    monkeypatch.setattr(demo, "TIMEOUT", 0.5)
-    with pytest.raises(BadInput, match=said) as caught:
-        demo.fetch(f"{server.url}/{name}", sha256, len(CONTENT), tmp_path)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_server_and_no_folder_are_told(refused, tmp_path):
-    with pytest.raises(BadInput, match="cannot be reached: .*refused"):
-        demo.fetch(refused, SHA256, len(CONTENT), tmp_path)
+def test_a_cache_that_cannot_be_written_is_told_and_people_are_rendered(refused, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="set XDG_CACHE_HOME"):
-        demo.fetch(refused, SHA256, len(CONTENT), tmp_path / "file" / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(demo, "FOOTAGE_URL", refused)
+    monkeypatch.setattr(demo, "write_clip", partial(write_clip, frames=2, size=(320, 240)))
+    clip, truth = demo.choose_clip(tmp_path)
+    assert "set XDG_CACHE_HOME to another" in capsys.readouterr().out
+    assert clip.is_file() and truth.is_file()
 
 
 def test_without_network_people_are_rendered_and_the_poses_are_measured(refused, tmp_path, monkeypatch, capsys):

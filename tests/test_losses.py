@@ -26,6 +26,12 @@ def array(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
+def mean(loss):
+    """The value that a loss's sum and weight amount to, as a training step divides them."""
+    total, weight = loss
+    return float(total) / max(float(weight), 1.0)
+
+
 def some_keypoints(persons=4, margin=24):
     rng = np.random.default_rng(0)
     points = rng.uniform(margin, np.array(SIZE) - margin, (persons, 17, 2))
@@ -56,16 +62,16 @@ def test_heatmap_loss_is_least_at_its_target_and_counts_by_weight():
     loss = heatmap_loss(SIZE, 2.0)
     target = np.log(np.maximum(array(gaussian_heatmaps(keypoints, 64, 48, SIZE, 2.0)), 1e-30))
     entropy = np.log(2 * np.pi * np.e * 2.0**2)  # of a two-dimensional Gaussian
-    assert float(loss(keypoints, target)) == pytest.approx(entropy, abs=0.01)
-    assert float(loss(keypoints, np.roll(target, 1, axis=3))) > entropy + 0.1
+    assert mean(loss(keypoints, target)) == pytest.approx(entropy, abs=0.01)
+    assert mean(loss(keypoints, np.roll(target, 1, axis=3))) > entropy + 0.1
 
     wrong = target.copy()
     wrong[0, 3] = 0
-    assert float(loss(keypoints, wrong)) > entropy + 0.05
+    assert mean(loss(keypoints, wrong)) > entropy + 0.05
     keypoints[0, 3, 2] = 0
-    assert float(loss(keypoints, wrong)) == pytest.approx(entropy, abs=0.01)
+    assert mean(loss(keypoints, wrong)) == pytest.approx(entropy, abs=0.01)
     keypoints[..., 2] = 0
-    assert float(loss(keypoints, wrong)) == 0
+    assert mean(loss(keypoints, wrong)) == 0
 
 
 def test_simcc_is_read_where_it_is_drawn_and_peaks_at_one():
@@ -76,7 +82,7 @@ def test_simcc_is_read_where_it_is_drawn_and_peaks_at_one():
     logits = np.concatenate([-((bins[axis] - middles[..., axis:axis + 1]) ** 2) / spread for axis in (0, 1)], 2)
     logits = logits.astype("float32")
     loss = simcc_loss(SIZE)
-    assert float(loss(keypoints, logits)) < float(loss(keypoints, np.roll(logits, 4, axis=2))) - 0.01
+    assert mean(loss(keypoints, logits)) < mean(loss(keypoints, np.roll(logits, 4, axis=2))) - 0.01
 
     given = keras.Input(logits.shape[1:])
     shipped = deployed_pose_network(keras.Model(given, keras.layers.Identity()(given)), "simcc", SIZE, sigma=2.0)
@@ -134,7 +140,7 @@ def test_person_loss_ignores_what_it_is_told_to_and_falls_towards_the_truth():
     boxes = np.concatenate([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1)[None]
 
     def value(boxes, logits):
-        return float(loss(persons, np.concatenate([boxes, logits[..., None]], 2).astype("float32")))
+        return mean(loss(persons, np.concatenate([boxes, logits[..., None]], 2).astype("float32")))
 
     logits = np.full(boxes.shape[:2], -3.0, "float32")
     in_person, in_crowd = (((centres > box[:2]) & (centres < box[2:4])).all(1) for box in persons[0])
@@ -155,6 +161,6 @@ def test_empty_picture_and_quality_focal_loss():
     nobody = np.zeros((2, 3, 5), "float32")
     quiet = np.concatenate([np.zeros((2, 126, 4)), np.full((2, 126, 1), -4.0)], 2).astype("float32")
     assert len(cell_centres(size)[0]) == 126
-    assert 0 <= float(person_loss(size)(nobody, quiet)) < 0.1
+    assert 0 <= mean(person_loss(size)(nobody, quiet)) < 0.1
     logits, quality = np.array([-30.0, 0.0, 30.0], "float32"), np.array([0.0, 0.5, 1.0], "float32")
     np.testing.assert_allclose(array(quality_focal_loss(logits, quality)), 0, atol=1e-6)

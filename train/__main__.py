@@ -31,9 +31,10 @@ def main():
     from train.config import load_config
     config = load_config(arguments.config, arguments.overrides)
 
-    from train.fit import choose_devices, train
+    from train.devices import choose_strategy
+    from train.fit import train
     from train.validate import validator
-    strategy = choose_devices(arguments.gpu)
+    strategy = choose_strategy(arguments.gpu)
     train(config, strategy, resume=arguments.resume, evaluate=validator(config))
 
 

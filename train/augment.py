@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 
 from runtime.crop import LETTERBOX_GREY, crop_matrix, crop_region, transform_points, warp_crop
-from runtime.keypoints import COCO
+from runtime.keypoints import SCHEMAS
 
-UPPER_BODY = tuple(range(11))  # COCO's head and arms; the rest are hips and legs
+LEGS = ("hip", "pelvis", "knee", "ankle")  # what their names end in; the rest is the upper body
 
 
 def augment_person(image, person, config, rng):
@@ -19,29 +19,35 @@ def augment_person(image, person, config, rng):
     Returns:
         crop (height, width, 3) uint8 BGR, keypoints (K, 3): x, y in crop pixels, weight.
     """
+    matrix, keypoints = draw_crop(person, config, rng)
+    return distort(warp_crop(image, matrix, config.input_size), config, rng), keypoints
+
+
+def draw_crop(person, config, rng):
+    """Where the next crop of a person is cut: affine (2, 3), image pixels → crop pixels, and keypoints in the crop."""
     keypoints = person.keypoints.copy()
-    box = _half_body(person, config, rng) if rng.random() < config.half_body else person.box
+    half = rng.random() < config.half_body
+    box = half_body(person, config, upper=rng.random() < 0.6) if half else person.box
     (centre,), (extent,) = crop_region(box, config.input_size)
-    extent = extent * np.clip(rng.normal(1, config.scale / 2), 1 - config.scale, 1 + config.scale)
+    extent = extent * np.clip(rng.normal(1, config.scale), 1 - config.scale, 1 + config.scale)
     centre = centre + extent * np.clip(rng.normal(0, config.shift, 2), -2 * config.shift, 2 * config.shift)
     rotation = 0.0
     if rng.random() < config.rotation_chance:
-        rotation = np.clip(rng.normal(0, config.rotation / 2), -config.rotation, config.rotation)
+        rotation = np.clip(rng.normal(0, config.rotation), -2 * config.rotation, 2 * config.rotation)
 
     matrix = crop_matrix(centre, extent, config.input_size, rotation)
     if rng.random() < config.flip:
         matrix = np.array([[-1, 0, config.input_size[0] - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
-        keypoints = keypoints[COCO.flip_order]
-    crop = warp_crop(image, matrix, config.input_size)
+        keypoints = keypoints[SCHEMAS[config.keypoints].flip_order]
     keypoints[:, :2] = transform_points(keypoints[:, :2], matrix)
-    return distort(crop, config, rng), keypoints
+    return matrix, keypoints
 
 
-def _half_body(person, config, rng):
+def half_body(person, config, upper):
     """The box of the upper or of the lower body's keypoints (Wang et al. 2018), the person's own if they are few."""
     labelled = person.keypoints[:, 2] > 0
-    upper = np.isin(np.arange(len(labelled)), UPPER_BODY)
-    half = labelled & (upper if rng.random() < 0.6 else ~upper)
+    legs = np.array([name.endswith(LEGS) for name in SCHEMAS[config.keypoints].names])
+    half = labelled & (~legs if upper else legs)
     if half.sum() < 3 or labelled.sum() < 8:
         return person.box
     points = person.keypoints[half, :2]

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from runtime.errors import BadInput
+from train.resnet_v1 import UNITS, resnet_v1
 
 STRIDES = (8, 16, 32)
 
@@ -20,10 +21,17 @@ STRIDES = (8, 16, 32)
 TAPS = {
     "mobilenetv2": ("block_6_expand_relu", "block_13_expand_relu", "block_16_project_BN"),
     "resnet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+    "resnet101": ("conv3_block4_out", "conv4_block23_out", "conv5_block3_out"),
+    "resnet152": ("conv3_block8_out", "conv4_block36_out", "conv5_block3_out"),
+    **{f"resnet_v1_{depth}": tuple(f"block{block}_unit{units[block - 1]}_out" for block in (2, 3, 4))
+       for depth, units in UNITS.items()},
 }
 # The last layer of stride 4, for freezing: what lies before it holds edges and textures, which ImageNet
 # taught well, and costs more than half of a training step, for its maps are large.
-STEM_ENDS = {"mobilenetv2": "block_5_add", "resnet50": "conv2_block3_out"}
+STEM_ENDS = {name: "block_5_add" if name == "mobilenetv2" else "block1_unit3_out" if name.startswith("resnet_v1_") else
+             "conv2_block3_out" for name in TAPS}
+KERAS_MAKERS = {"mobilenetv2": keras.applications.MobileNetV2, "resnet50": keras.applications.ResNet50,
+                "resnet101": keras.applications.ResNet101, "resnet152": keras.applications.ResNet152}
 
 
 class BackboneWeightsError(BadInput):
@@ -34,11 +42,12 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
     """Backbone from BGR pixels to feature maps.
 
     Args:
-        name: "mobilenetv2" or "resnet50".
+        name: "mobilenetv2"; "resnet50", 101 or 152 of keras.applications; "resnet_v1_50", 101 or 152 of TF-Slim and
+            TF-SimpleHumanPose.
         input_size: (width, height) in pixels, both multiples of 32.
         weights: "imagenet" (downloaded by keras.applications), the path of a no-top `.weights.h5` file of
-            keras.applications, or None for random weights.
-        freeze_stem: keep the ImageNet weights and statistics of the layers up to stride 8 as they are.
+            keras.applications or, for resnet_v1_*, of a TF-Slim checkpoint; None for random weights.
+        freeze_stem: keep the ImageNet weights and statistics of the layers up to stride 4 as they are.
 
     Returns:
         keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 8, 16, 32.
@@ -48,20 +57,24 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
     width, height = input_size
     if width % 32 or height % 32:
         raise BadInput(f"input size {width}x{height} is not a multiple of 32 in both directions")
-    if weights not in ("imagenet", None) and not Path(weights).is_file():
+    slim = name.startswith("resnet_v1_")
+    if slim and weights == "imagenet":
+        raise BackboneWeightsError(f"the ImageNet weights of {name} are a file of TF-Slim: make data "
+                                   f"DATASET=imagenet, then backbone_weights = 'data/imagenet_weights/{name}.ckpt'")
+    if not slim and weights not in ("imagenet", None) and not Path(weights).is_file():
         raise BackboneWeightsError(f"no backbone weights at {weights}; give the path of a keras.applications "
                                    "no-top .weights.h5 file, or backbone_weights = 'imagenet' to download them")
 
     pixels = layers.Input((height, width, 3), name="pixels")
-    if name == "mobilenetv2":
-        normalised = layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(pixels)
-        network = keras.applications.MobileNetV2(input_tensor=normalised, include_top=False, weights=None)
+    if slim:
+        network = keras.Model(pixels, resnet_v1(pixels, int(name.rpartition("_")[2]))[-1])
+        if weights is not None:
+            from train.slim_checkpoint import load_imagenet  # needs TensorFlow; the network itself does not
+            load_imagenet(network, weights)
     else:
-        mean_bgr = np.array([103.939, 116.779, 123.68], "float32")
-        normalised = layers.Rescaling(1.0, offset=-mean_bgr, name="normalise")(pixels)
-        network = keras.applications.ResNet50(input_tensor=normalised, include_top=False, weights=None)
-    if weights is not None:
-        _load_imagenet(network, name, weights)
+        network = KERAS_MAKERS[name](input_tensor=_normalised(pixels, name), include_top=False, weights=None)
+        if weights is not None:
+            _load_imagenet(network, name, weights)
 
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -75,10 +88,18 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
     return backbone
 
 
+def _normalised(pixels, name):
+    """What keras.applications' networks were trained on, but for MobileNetV2's channel order."""
+    if name == "mobilenetv2":
+        return layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(pixels)
+    mean_bgr = np.array([103.939, 116.779, 123.68], "float32")
+    return layers.Rescaling(1.0, offset=-mean_bgr, name="normalise")(pixels)
+
+
 def _load_imagenet(network, name, weights):
     """Load no-top ImageNet weights; MobileNetV2 saw RGB, so its first kernel is turned round to take BGR.
-    (keras.applications' ResNet-50 was trained on BGR as it is.)"""
-    maker = keras.applications.MobileNetV2 if name == "mobilenetv2" else keras.applications.ResNet50
+    (keras.applications' ResNets were trained on BGR as it is.)"""
+    maker = KERAS_MAKERS[name]
     shape = network.inputs[0].shape[1:]
     try:
         source = maker(input_shape=shape, include_top=False, weights="imagenet" if weights == "imagenet" else None)

@@ -3,24 +3,40 @@
 `output/model_dump/NAME/` holds
     config.json                the run's config
     snapshot_012.weights.h5    averaged (EMA) weights after epoch 12: what is evaluated and exported
-    resume.weights.h5          raw weights and optimiser state after the last epoch, to train on from
+    best.weights.h5            a copy of the snapshot with the best validation AP
+    resume.weights.h5          raw weights and optimiser state at the last checkpoint, to train on from
 """
 
 import dataclasses
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
+import keras
 import numpy as np
 
 from runtime.errors import BadInput
-from runtime.keypoints import COCO
+from runtime.keypoints import SCHEMAS
 from train.config import Config
 from train.detector_network import build_person_network
 from train.pose_network import build_pose_network
 
 OUTPUT = Path("output")
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a run is: whole epochs, steps of the next one, and the sum of their losses."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: Any = 0.0
+
+    def __str__(self):
+        return f"{self.epoch} epochs" + (f" and {self.step} steps" if self.step else "")
 
 
 def run_folder(config):
@@ -35,16 +51,24 @@ def build_network(config, weights=None):
                   attention_width=config.attention_width,
                   backbone_weights=None if weights else config.backbone_weights or None)
     if config.task == "pose":
-        network = build_pose_network(len(COCO), head=config.head, **common)
+        network = build_pose_network(len(SCHEMAS[config.keypoints]), head=config.head, decoder=config.decoder, **common)
     else:
         network = build_person_network(**common)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = config.batch_norm == "sync"
+            layer.trainable = layer.trainable and config.batch_norm != "frozen"
     if weights:
         load_weights(network, weights)
     return network
 
 
 def load_weights(network, path):
-    """Load `.weights.h5` weights; a file that is missing or of another network is BadInput."""
+    """Load `.weights.h5` weights, or a `.ckpt` of TF-SimpleHumanPose; one missing or of another network is BadInput."""
+    if ".ckpt" in Path(path).name:
+        from train.slim_checkpoint import load_snapshot_of_seed
+        load_snapshot_of_seed(network, path)
+        return
     if not Path(path).is_file():
         raise BadInput(f"no weights at {path}")
     try:
@@ -54,13 +78,13 @@ def load_weights(network, path):
         raise BadInput(f"{path} does not fit this network; is it of another config? ({reason})") from error
 
 
-def save_weights(network, path, epoch):
-    """Save weights and the number of epochs behind them, so that a half-written file never carries the name."""
+def save_weights(network, path, place):
+    """Save weights and how far they are trained, so that a half-written file never carries the name."""
     partial = path.with_name("partial.weights.h5")
     try:
         network.save_weights(partial)
         with h5py.File(partial, "a") as file:
-            file.attrs["epoch"] = epoch
+            file.attrs["epoch"], file.attrs["step"], file.attrs["loss"] = place.epoch, place.step, float(place.loss)
         os.replace(partial, path)
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error}; free some space, then --continue") from error
@@ -68,10 +92,14 @@ def save_weights(network, path, epoch):
         partial.unlink(missing_ok=True)
 
 
-def epoch_of(path):
-    """How many epochs lie behind a weights file."""
-    with h5py.File(path) as file:
-        return int(file.attrs["epoch"])
+def place_of(path):
+    """How far the training of a weights file was."""
+    try:
+        with h5py.File(path) as file:
+            return Place(int(file.attrs["epoch"]), int(file.attrs.get("step", 0)), float(file.attrs.get("loss", 0)))
+    except (OSError, KeyError) as error:
+        raise BadInput(f"{path} is no checkpoint or a damaged one ({error}); remove it to start from the beginning, or "
+                       "put a copy in its place") from error
 
 
 def save_config(config, folder):
@@ -86,14 +114,20 @@ def snapshot_path(folder, epoch):
     return Path(folder) / f"snapshot_{epoch:03d}.weights.h5"
 
 
+def best_path(folder):
+    return Path(folder) / "best.weights.h5"
+
+
 def snapshots(folder):
     """Epochs whose snapshots a run folder holds, ascending."""
     return sorted(int(path.name.split("_")[1].split(".")[0]) for path in Path(folder).glob("snapshot_*.weights.h5"))
 
 
 def load_snapshot(folder, epoch=None):
-    """Network and config of a run at an epoch (the last one if None)."""
+    """Network and config of a run at an epoch: a number, "best" by validation, or the last one if None."""
     found = snapshots(folder)
+    if epoch == "best" and best_path(folder).is_file():
+        epoch = place_of(best_path(folder)).epoch
     if not found:
         raise BadInput(f"no snapshots in {folder}; train first (make train), or give another --run")
     epoch = found[-1] if epoch is None else epoch

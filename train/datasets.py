@@ -1,101 +1,228 @@
-"""COCO-format annotations → lists of persons and photos, and tf.data pipelines over them."""
+"""COCO-format annotations → persons and photos to train on, and the order in which they come."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
-import tensorflow as tf
 
 from runtime.errors import BadInput
-from runtime.frames import read_image
-from runtime.keypoints import COCO
-from train.augment import augment_mosaic, augment_person, augment_photo
+from runtime.keypoints import SCHEMAS
 
-MAX_BOXES = 64  # persons of one input that a detector trains on
 GOLDEN_RATIO = 0.6180339887498949
+REDUCTIONS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+              8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 @dataclass
 class Person:
-    """One labelled person: image path, box (4,) left, top, right, bottom, keypoints (K, 3) x, y, weight in
-    pixels of the image; weight 0 = not labelled, 1 = labelled by a human."""
+    """One labelled person.
+
+    Attributes:
+        image: path. A packed one's (train.pack) is SHARD/NAME, as if the shard were a folder of the original files.
+        box: (4,) left, top, right, bottom in pixels of the image.
+        keypoints: (K, 3) x, y in pixels of the image, weight; weight 0 = not labelled, 1 = labelled by a human.
+        size: width and height of the image when it was labelled, None where the annotations do not say.
+        span: of a packed image, its place in the shard: offset and length in bytes.
+    """
 
     image: str
     box: np.ndarray
     keypoints: np.ndarray
+    size: tuple[int, int] | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass
 class Photo:
-    """One image with all its boxes (N, 5): left, top, right, bottom, and 1 for a person or -1 for a region to
-    ignore (crowds, doubtful persons)."""
+    """One image with all its boxes.
+
+    Attributes:
+        boxes: (N, 5) left, top, right, bottom, and 1 for a person or -1 for a region to ignore (crowds, doubtful
+            persons).
+        image, size, span: as a Person's.
+    """
 
     image: str
     boxes: np.ndarray
+    size: tuple[int, int] | None = None
+    span: tuple[int, int] | None = None
 
 
-def read_annotations(folder):
-    """COCO keypoint JSON of a data folder: {path: annotations}, for every image listed.
+def find_annotations(entry):
+    """An entry of `data` or `validation` → its COCO keypoint JSON and the folder that its file names start from.
 
-    The folder holds `images/` and one `person_keypoints*.json`.
+    The entry is a folder with one person_keypoints*.json beside images/; or a JSON file, whose images lie, as
+    TF-SimpleHumanPose lays out data/COCO, data/MPII and data/PoseTrack, in ../images/<split>, ../images or .. of the
+    file's folder.
     """
-    folder = Path(folder)
-    files = sorted(folder.glob("person_keypoints*.json"))
-    if len(files) != 1:
-        found = f"{len(files)} of them" if files else "none"
-        raise BadInput(f"{folder} should hold one person_keypoints*.json beside images/, but has {found}")
+    path, _, root = _open(entry)
+    return path, root
+
+
+def _open(entry):
+    entry = Path(entry)
+    if entry.suffix != ".json":
+        files = sorted(entry.glob("person_keypoints*.json"))
+        if len(files) != 1:
+            found = f"{len(files)} of them" if files else "none"
+            raise BadInput(f"{entry} should hold one person_keypoints*.json beside images/, but has {found}; or name "
+                           "the JSON file itself")
+        return files[0], _read_json(files[0]), entry / "images"
+    if not entry.is_file():
+        raise BadInput(f"no annotations at {entry}; `make data` fetches what may be fetched")
+    content = _read_json(entry)
+    first = content["images"][0].get("file_name", "") if content["images"] else ""
+    folder = entry.parent.parent
+    split = entry.stem.rpartition("_")[2]  # person_keypoints_train2017 → train2017
+    roots = [folder / "images" / split, folder / "images", folder, entry.parent / "images"]
+    for root in roots:
+        if (root / first).is_file():
+            return entry, content, root
+    raise BadInput(f"{entry}: its first image {first!r} is in none of {', '.join(map(str, roots))}")
+
+
+def read_annotations(entry, schema):
+    """COCO keypoint JSON of an entry of `data`: for every image listed, where it is and its annotations.
+
+    Returns:
+        List of pairs: the fields `image`, `size` and `span` of a Person or Photo as a dict, and a list of dicts.
+    """
+    path, content, root = _open(entry)
     try:
-        content = json.loads(files[0].read_text())
-        images = {image["id"]: str(folder / "images" / image["file_name"]) for image in content["images"]}
-        annotations: dict[str, list] = {path: [] for path in images.values()}
+        images: dict[int, tuple] = {image["id"]: (_whereabouts(image, root), []) for image in content["images"]}
         for annotation in content["annotations"]:
-            if len(annotation.get("keypoints") or [0] * 3 * len(COCO)) != 3 * len(COCO):
-                raise BadInput(f"{files[0]}: annotation {annotation['id']} has {len(annotation['keypoints']) / 3:g} "
-                               f"keypoints, not COCO's {len(COCO)}")
-            annotations[images[annotation["image_id"]]].append(annotation)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{files[0]} is not JSON ({error}); fetch it again") from error
+            if len(annotation.get("keypoints") or [0] * 3 * len(schema)) != 3 * len(schema):
+                raise BadInput(f"{path}: annotation {annotation['id']} has {len(annotation['keypoints']) / 3:g} "
+                               f"keypoints, not the {len(schema)} of keypoints = {schema.name!r}")
+            images[annotation["image_id"]][1].append(annotation)
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{files[0]} is no COCO keypoint file: {error!r} where images, annotations and their ids "
+        raise BadInput(f"{path} is no COCO keypoint file: {error!r} where images, annotations and their ids "
                        "should be") from error
-    return annotations
+    return list(images.values())
+
+
+def _whereabouts(image, root):
+    path, span = root / image["file_name"], None
+    if "offset" in image:
+        path, span = path / Path(image["source"]).name, (image["offset"], image["bytes"])
+    sides = image.get("width"), image.get("height")
+    return {"image": str(path), "size": None if None in sides else sides, "span": span}
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise BadInput(f"{path} is no COCO keypoint file: it has no list of images")
+    return content
 
 
 def load_persons(config):
-    """Every person with enough keypoints in the data folders of a config."""
-    persons = []
-    for path, annotations in _all_annotations(config):
-        for annotation in annotations:
-            if annotation.get("iscrowd") or not annotation.get("keypoints"):
-                continue
-            if sum(visibility > 0 for visibility in annotation["keypoints"][2::3]) < config.min_keypoints:
-                continue
-            keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
-            confidence = np.array(annotation.get("keypoint_scores", np.ones(len(keypoints))), np.float32)
-            keypoints[:, 2] = np.where(keypoints[:, 2] > 0, confidence, 0)
-            persons.append(Person(path, _edges(annotation["bbox"]), keypoints))
+    """Every person with enough keypoints in the data of a config."""
+    persons = [person_of(*labelled) for labelled in labelled_persons(config)]
     if not persons:
         raise BadInput(f"no person with {config.min_keypoints} keypoints or more in {', '.join(config.data)}")
     return persons
 
 
+def labelled_persons(config):
+    """What `load_persons` loads, as pairs of `read_annotations`' dicts: where the image is, and one annotation."""
+    for whereabouts, annotations in _all_annotations(config):
+        for annotation in annotations:
+            if annotation.get("iscrowd") or not annotation.get("keypoints"):
+                continue
+            if sum(visibility > 0 for visibility in annotation["keypoints"][2::3]) >= config.min_keypoints:
+                yield whereabouts, annotation
+
+
+def person_of(whereabouts, annotation):
+    """A Person from a pair of `labelled_persons`."""
+    keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
+    confidence = np.array(annotation.get("keypoint_scores", np.ones(len(keypoints))), np.float32)
+    keypoints[:, 2] = np.where(keypoints[:, 2] > 0, confidence, 0)
+    return Person(box=_edges(annotation["bbox"]), keypoints=keypoints, **whereabouts)
+
+
 def load_photos(config):
-    """Every image of the data folders of a config, with its boxes."""
+    """Every image of the data of a config, with its boxes."""
     photos = []
-    for path, annotations in _all_annotations(config):
+    for whereabouts, annotations in _all_annotations(config):
+        if whereabouts["span"]:
+            raise BadInput(f"{whereabouts['image']} is a packed crop of one person, on which no detector trains; give "
+                           "the photos that were packed as data")
         boxes = [[*_edges(item["bbox"]), -1 if item.get("iscrowd") else 1] for item in annotations]
-        photos.append(Photo(path, np.array(boxes, np.float32).reshape(-1, 5)))
+        photos.append(Photo(boxes=np.array(boxes, np.float32).reshape(-1, 5), **whereabouts))
     if not photos:
         raise BadInput(f"no images in {', '.join(config.data)}")
     return photos
 
 
+def check_images(items):
+    """Raise BadInput unless every image is there, with the number missing and the first of them."""
+    paths = {_file(item) for item in items}
+    missing = sorted(path for path in paths if not Path(path).is_file())
+    if missing:
+        raise BadInput(f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; fetch them, or "
+                       "take them out of the annotations")
+
+
+def read_stored(item, reduction=1):
+    """The image of a Person or Photo, of a JPEG perhaps fewer pixels, which take less time to decode.
+
+    COCO labels the pixels as stored, other tools the picture turned upright by its EXIF: the labelled size tells which;
+    where there is none, it is as stored.
+
+    Args:
+        reduction: 1, 2, 4 or 8, by which both sides are to be divided.
+
+    Returns:
+        (H, W, 3) uint8 BGR, sides rounded up, and by what they are divided really: `reduction`, or 1. Pixel middles
+        map as in `reduce_points`, box edges are divided.
+
+    Raises:
+        BadInput: missing, cut off, no image, or of another size than labelled.
+    """
+    offset, length = item.span or (0, -1)
+    try:
+        data = np.fromfile(_file(item), np.uint8, length, offset=offset)
+    except OSError as error:
+        raise BadInput(f"image {item.image} cannot be read: {error.strerror}") from error
+    if bytes(data[:2]) != b"\xff\xd8":  # of other formats OpenCV decodes all pixels anyway
+        reduction = 1
+    image = _decode(data, REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION, item)
+    if item.size and image.shape[1::-1] != tuple(-(-side // reduction) for side in item.size):
+        reduction, image = 1, _decode(data, cv2.IMREAD_COLOR, item)
+        if image.shape[1::-1] != tuple(item.size):
+            raise BadInput(f"image {item.image} is {image.shape[1]}x{image.shape[0]} pixels but was annotated at "
+                           f"{item.size[0]}x{item.size[1]}; give the images that the annotations were made on")
+    return image, reduction
+
+
+def _file(item):
+    """The file that an image is in."""
+    return str(Path(item.image).parent) if item.span else item.image
+
+
+def _decode(data, flags, item):
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        image = None
+    if image is None:
+        place = f" (at byte {item.span[0]})" if item.span else ""
+        raise BadInput(f"image {item.image}{place} cannot be decoded: no image, empty or cut off; replace or remove it")
+    return image
+
+
 def _all_annotations(config):
-    for folder in config.data:
-        for path, annotations in read_annotations(folder).items():
-            if not Path(path).name.startswith(tuple(config.ignore_prefixes) or ("\0",)):
-                yield path, annotations
+    for entry in config.data:
+        for whereabouts, annotations in read_annotations(entry, SCHEMAS[config.keypoints]):
+            if not Path(whereabouts["image"]).name.startswith(tuple(config.ignore_prefixes) or ("\0",)):
+                yield whereabouts, annotations
 
 
 def _edges(bbox):
@@ -115,43 +242,3 @@ def sampler(items, config):
     order = np.random.default_rng(config.seed).permutation(len(items))
     cumulative = np.cumsum(weights[order] / weights.sum())
     return lambda number: order[min(np.searchsorted(cumulative, number * GOLDEN_RATIO % 1), len(items) - 1)]
-
-
-def training_data(config, first_sample=0):
-    """Endless batches from sample number `first_sample` on.
-
-    Returns:
-        tf.data.Dataset of (pixels, labels): pixels (B, H, W, 3) uint8 BGR; labels (B, K, 3) keypoints x, y,
-        weight in crop pixels, or (B, MAX_BOXES, 5) boxes in input pixels as in Photo, 0 = none.
-    """
-    items: list = load_persons(config) if config.task == "pose" else load_photos(config)
-    label_shape = items[0].keypoints.shape if config.task == "pose" else (MAX_BOXES, 5)
-    paths = {item.image for item in items}
-    missing = sorted(path for path in paths if not Path(path).is_file())
-    if missing:
-        raise BadInput(f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
-    pick = sampler(items, config)
-
-    def load(number):
-        item = items[pick(int(number))]
-        rng = np.random.default_rng((config.seed, int(number)))
-        if config.task == "pose":
-            pixels, labels = augment_person(read_image(item.image), item, config, rng)
-        else:
-            if rng.random() < config.mosaic:
-                four = [item, *(items[pick(other)] for other in rng.integers(1 << 40, size=3))]
-                pixels, labels = augment_mosaic([read_image(each.image) for each in four], four, config, rng)
-            else:
-                pixels, labels = augment_photo(read_image(item.image), item, config, rng)
-            labels = np.pad(labels[:MAX_BOXES], ((0, max(0, MAX_BOXES - len(labels))), (0, 0)))
-        return pixels, labels.astype(np.float32)
-
-    def tensors(number):
-        pixels, labels = tf.numpy_function(load, [number], [tf.uint8, tf.float32], stateful=False)
-        pixels.set_shape((config.input_size[1], config.input_size[0], 3))
-        labels.set_shape(label_shape)
-        return pixels, labels
-
-    numbers = tf.data.Dataset.range(first_sample, np.iinfo(np.int64).max)
-    data = numbers.map(tensors, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return data.batch(config.batch, drop_remainder=True).prefetch(4)

@@ -15,7 +15,7 @@ BOX_WEIGHT = 2.0
 
 
 def person_loss(input_size):
-    """loss(labels (B, M, 5), predictions (B, A, 5)) → scalar.
+    """loss(labels (B, M, 5), predictions (B, A, 5)) → sum, weight (that of the persons, by how well they are found).
 
     labels: left, top, right, bottom in input pixels, and 1 person, -1 region to ignore, 0 nothing.
     predictions: left, top, right, bottom, logit per cell, as `build_person_network` gives them.
@@ -27,10 +27,9 @@ def person_loss(input_size):
         found = ops.stop_gradient(boxes), ops.stop_gradient(ops.sigmoid(logits))
         target_boxes, quality = assign(labels, *found, centres)
         counted = ops.maximum(_in_ignored(labels, centres), ops.cast(quality > 0, "float32"))
-        persons = ops.maximum(ops.sum(quality), 1.0)
-        score = ops.sum(quality_focal_loss(logits, quality) * counted) / persons
-        box = ops.sum((1 - generalised_iou(boxes, target_boxes)) * quality) / persons
-        return score + BOX_WEIGHT * box
+        score = ops.sum(quality_focal_loss(logits, quality) * counted)
+        box = ops.sum((1 - generalised_iou(boxes, target_boxes)) * quality)
+        return score + BOX_WEIGHT * box, ops.sum(quality)
 
     return loss
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from runtime.keypoints import COCO
+from runtime.keypoints import SCHEMAS
 from train.detector_network import deployed_person_network
 from train.pose_network import deployed_pose_network
 
@@ -14,7 +14,8 @@ class NetworkEngine:
     def __init__(self, network, config):
         self.kind = config.task
         self.input_size = tuple(config.input_size)
-        self.schema = COCO
+        self.schema = SCHEMAS[config.keypoints]
+        self.aligned_cells = config.aligned_cells
         self.network = deployed(network, config)
 
     def run(self, batch):
@@ -26,5 +27,5 @@ class NetworkEngine:
 def deployed(network, config):
     """The Keras model with the outputs that an engine has."""
     if config.task == "pose":
-        return deployed_pose_network(network, config.head, tuple(config.input_size), config.sigma)
+        return deployed_pose_network(network, config.head, tuple(config.input_size), config.sigma, config.loss)
     return deployed_person_network(network)

@@ -15,13 +15,14 @@ from keras import layers, ops
 
 from runtime.errors import BadInput
 from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
-from train.losses import SIMCC_SPLIT, heatmap_peak, simcc_peak
+from train.losses import SIMCC_SPLIT, SQUARE_PEAK, heatmap_peak, simcc_peak
+from train.resnet_v1 import BN_EPSILON
 
 HEATMAP_STRIDE = 4
 
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
-                       attention_blocks=2, attention_width=192, decoder_width=128,
+                       decoder="pyramid", attention_blocks=2, attention_width=192, decoder_width=128,
                        backbone_weights="imagenet", freeze_stem=False):
     """Network from BGR crops to logits.
 
@@ -31,6 +32,8 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         backbone, backbone_weights, freeze_stem: see `build_backbone`.
         head: "heatmap" for (B, K, H/4, W/4) logits, or "simcc" (Li et al. 2022) for one vector
             (B, K, (W + H)·SIMCC_SPLIT) of x logits followed by y logits.
+        decoder: "pyramid", the small one above; or "deconvolution", three transposed convolutions of decoder_width
+            channels from stride 32 to 4 (Xiao et al. 2018), which takes no other map and gives heatmaps only.
         attention_blocks: transformer blocks over the stride-32 map; 0 leaves the attention out.
 
     Returns:
@@ -39,12 +42,20 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     """
     if head not in ("heatmap", "simcc"):
         raise BadInput(f"unknown head {head!r}; choose heatmap or simcc")
+    if decoder not in ("pyramid", "deconvolution"):
+        raise BadInput(f"unknown decoder {decoder!r}; choose pyramid or deconvolution")
+    if decoder == "deconvolution" and head != "heatmap":
+        raise BadInput(f"head = {head!r} needs decoder = 'pyramid'; a deconvolution decoder gives heatmaps")
     width, height = input_size
     features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
     stride8, stride16, stride32 = features.outputs
 
-    x = self_attention(conv_bn(stride32, attention_width, activation=None, name="neck32"),
-                       attention_blocks, attention_width, heads=attention_width // 32)
+    x = stride32
+    if attention_blocks or decoder == "pyramid":
+        x = self_attention(conv_bn(x, attention_width, activation=None, name="neck32"),
+                           attention_blocks, attention_width, heads=attention_width // 32)
+    if decoder == "deconvolution":
+        return keras.Model(features.inputs[0], _deconvolutions(x, num_keypoints, decoder_width), name="pose")
     x = conv_bn(x, decoder_width, activation=None, name="up32")
     for stride, skip in ((16, stride16), (8, stride8)):
         lateral = conv_bn(skip, decoder_width, activation=None, name=f"lateral{stride}")
@@ -61,6 +72,17 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         x = layers.Dense(256, activation="relu", name="simcc_hidden")(x)
         logits = layers.Dense(round((width + height) * SIMCC_SPLIT), name="logits")(x)
     return keras.Model(features.inputs[0], logits, name="pose")
+
+
+def _deconvolutions(x, num_keypoints, width):
+    """Three transposed convolutions and a 1×1 one, under TF-SimpleHumanPose's names: (B, K, H/4, W/4)."""
+    for number in (1, 2, 3):
+        x = layers.Conv2DTranspose(width, 4, strides=2, padding="same", use_bias=False, name=f"up{number}_deconv",
+                                   kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01))(x)
+        x = layers.BatchNormalization(momentum=0.99, epsilon=BN_EPSILON, name=f"up{number}_bn")(x)
+        x = layers.Activation("relu", name=f"up{number}_relu")(x)
+    x = layers.Conv2D(num_keypoints, 1, kernel_initializer="he_normal", name="out")(x)
+    return layers.Permute((3, 1, 2), name="logits")(x)
 
 
 def self_attention(x, blocks, width, heads):
@@ -105,13 +127,16 @@ def position_encoding(rows, columns, width):
     return np.concatenate([y, x], axis=2).reshape(1, rows * columns, width).astype("float32")
 
 
-def deployed_pose_network(network, head, input_size, sigma):
-    """The network that ships: probabilities instead of logits, scaled to 1 at the peak of a certain keypoint.
+def deployed_pose_network(network, head, input_size, sigma, loss="cross_entropy"):
+    """The network that ships: probabilities instead of logits, scaled to 1 at the peak of a certain keypoint. Maps
+    trained by the squared error are scaled alone.
 
     Returns:
         keras.Model with outputs {"heatmaps": (B, K, h, w)} or {"simcc_x": (B, K, W·split), "simcc_y": …}.
     """
     logits = network.outputs[0]
+    if head == "heatmap" and loss == "squared":
+        return keras.Model(network.inputs[0], {"heatmaps": ops.maximum(logits * (1 / SQUARE_PEAK), 0.0)})
     if head == "heatmap":
         _, keypoints, rows, columns = logits.shape
         flat = ops.softmax(ops.reshape(logits, (-1, keypoints, rows * columns)), axis=-1)

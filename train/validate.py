@@ -2,11 +2,11 @@
 
 import contextlib
 import io
-from pathlib import Path
 
 from runtime.detect import PersonDetector
-from runtime.errors import BadInput
+from runtime.keypoints import SCHEMAS
 from runtime.pose import PoseEstimator
+from train.datasets import find_annotations
 from train.network_engine import NetworkEngine
 
 
@@ -18,16 +18,15 @@ def validator(config):
     """
     if not config.validation:
         return None
-    files = sorted(Path(config.validation).glob("person_keypoints*.json"))
-    if len(files) != 1:
-        raise BadInput(f"validation = {config.validation} should hold one person_keypoints*.json, has {len(files)}")
+    file, images = find_annotations(config.validation)
     from eval.annotations import check_images  # needs pycocotools, which training without figures does not
     from eval.coco import evaluate, load_annotations
-    annotations, images = load_annotations(files[0]), Path(config.validation) / "images"
+    annotations = load_annotations(file)
     check_images(annotations.images, images)
 
     def pose_figures(network):
-        figures = evaluate(PoseEstimator(NetworkEngine(network, config)), annotations, images)
+        figures = evaluate(PoseEstimator(NetworkEngine(network, config)), annotations, images,
+                           sigmas=SCHEMAS[config.keypoints].sigmas)
         return {name: round(figures[name], 4) for name in ("AP", "AP50", "AR")}
 
     def person_figures(network):
