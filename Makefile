@@ -1,6 +1,7 @@
 # make demo                        stream a clip through the bundled engines   (VIDEO=file, URL or camera number)
 # make test                        lint, types and tests
 # make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
+# make data DATASET=coco           fetch a data set into data/ (coco, imagenet; mpii and posetrack say what to get by hand)
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make models                      train and export both bundled engines, as they were made
 # CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
@@ -16,13 +17,14 @@ SET ?=
 VIDEO ?=
 export VIDEO
 PEOPLE ?= data/people
+DATASET ?= coco
 TRAINED_ON ?= photographs with COCO, MPII, LSP-extended and teacher labels, rendered people (docs/models.md)
 STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint train export models
+.PHONY: help demo dev test lint data train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -50,6 +52,9 @@ lint: dev
 
 test: lint
 	$(DEV) -m pytest
+
+data: .venv-dev/installed
+	$(DEV) -m train.fetch_data $(DATASET)
 
 train: .venv-dev/installed
 	$(DEV) -m train --config $(CONFIG) --gpu $(GPUS) $(if $(CONTINUE),--continue) $(foreach item,$(SET),--set '$(item)')

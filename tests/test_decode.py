@@ -162,6 +162,23 @@ def test_merge_flipped_brings_a_mirrored_person_back():
     assert np.abs(decode_heatmaps(merged, INPUT_SIZE, "dark")[..., :2] - pixels).max() < 0.08
 
 
+def test_cells_that_are_not_aligned_are_read_where_they_are_drawn():
+    """Cell j at pixel stride·j; a flip test moves the turned maps by a cell, a quarter of a cell too far."""
+    pixels = pixels_of(inner_cells(np.random.default_rng(3)), STRIDE, aligned=False)
+    maps = gaussian_maps(cells_of(pixels, STRIDE, aligned=False))
+    np.testing.assert_allclose(cells_of(pixels, STRIDE, aligned=False) * STRIDE, pixels, atol=1e-4)
+    decoded = decode_heatmaps(maps, INPUT_SIZE, "dark", aligned=False)
+    assert np.abs(decoded[..., :2] - pixels).max() < 0.08
+
+    mirrored_pixels = pixels[:, COCO.flip_order]
+    mirrored_pixels[..., 0] = INPUT_SIZE[0] - 1 - mirrored_pixels[..., 0]
+    flipped = gaussian_maps(cells_of(mirrored_pixels, STRIDE, aligned=False))
+    merged = merge_flipped(np.zeros_like(maps), flipped, COCO.flip_order, aligned=False)
+    shifted = decode_heatmaps(2 * merged, INPUT_SIZE, "dark", aligned=False)
+    np.testing.assert_allclose(shifted[..., 0] - pixels[..., 0], STRIDE / 4, atol=0.1)
+    np.testing.assert_allclose(shifted[..., 1], pixels[..., 1], atol=0.1)
+
+
 def test_merge_flipped_takes_the_mean():
     maps, flipped = np.zeros((1, 17, 4, 6), np.float32), np.zeros((1, 17, 4, 6), np.float32)
     maps[0, 5, 2, 1] = 1.0  # left shoulder

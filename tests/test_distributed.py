@@ -34,8 +34,9 @@ def start(folder, name, *extra, tf_config=None):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if tf_config:
         environment["TF_CONFIG"] = json.dumps(tf_config)
-    return subprocess.Popen([sys.executable, "-m", "train", "--config", "tiny.toml", "--gpu", "cpu", *overrides, *extra],
-                            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "train", "--config", "tiny.toml", "--gpu", "cpu", *overrides, *extra]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
 
 
 def free_ports(count):

@@ -27,9 +27,8 @@ STILL = dict(occlusion=0.0, low_resolution=0.0, colour=0.0)
 
 
 def soft_picture(rng, size):
-    """Blurred noise, with detail of some ten pixels, as JPEG keeps it."""
-    small = rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3)).astype(np.uint8)
-    return cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)
+    """Colours that run into each other, with no detail that JPEG or resizing would lose."""
+    return cv2.resize(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
 
 
 def write_people(folder, sizes, persons=2):

@@ -16,6 +16,7 @@ from train.losses import (  # noqa: E402
     heatmap_loss,
     heatmap_peak,
     simcc_loss,
+    squared_loss,
 )
 from train.pose_network import deployed_pose_network  # noqa: E402
 
@@ -72,6 +73,29 @@ def test_heatmap_loss_is_least_at_its_target_and_counts_by_weight():
     assert mean(loss(keypoints, wrong)) == pytest.approx(entropy, abs=0.01)
     keypoints[..., 2] = 0
     assert mean(loss(keypoints, wrong)) == 0
+
+
+@pytest.mark.parametrize("aligned, offset", [(True, 1.5), (False, 0.0)])
+def test_squared_loss_is_the_plain_formula(aligned, offset):
+    """Against loops over cells: mean of (map - 255 exp(-d² / 2σ²))², cells of keypoints without weight not counted."""
+    keypoints = some_keypoints(2)
+    keypoints[0, 0, 2] = 0
+    keypoints[0, 1, :2] = -30, 100  # outside
+    maps = np.random.default_rng(3).normal(40, 30, (2, 17, 64, 48)).astype("float32")
+    expected = 0.0
+    for person in range(2):
+        for keypoint, (x, y, weight) in enumerate(keypoints[person]):
+            if weight and 0 <= x < 192 and 0 <= y < 256:
+                for row in range(64):
+                    for column in range(48):
+                        away = ((column - (x - offset) / 4) ** 2 + (row - (y - offset) / 4) ** 2) / (2 * 2.0**2)
+                        expected += (maps[person, keypoint, row, column] - 255 * np.exp(-away)) ** 2
+    assert mean(squared_loss(SIZE, 2.0, aligned)(keypoints, maps)) == pytest.approx(expected / maps.size, rel=1e-4)
+
+    heatmaps = np.maximum(maps, 0) / 255
+    given = keras.Input(maps.shape[1:])
+    shipped = deployed_pose_network(keras.Model(given, keras.layers.Identity()(given)), "heatmap", SIZE, 2.0, "squared")
+    np.testing.assert_allclose(array(shipped(maps)["heatmaps"]), heatmaps, rtol=1e-5)
 
 
 def test_simcc_is_read_where_it_is_drawn_and_peaks_at_one():
