@@ -175,8 +175,9 @@ def test_cells_that_are_not_aligned_are_read_where_they_are_drawn():
     flipped = gaussian_maps(cells_of(mirrored_pixels, STRIDE, aligned=False))
     merged = merge_flipped(np.zeros_like(maps), flipped, COCO.flip_order, aligned=False)
     shifted = decode_heatmaps(2 * merged, INPUT_SIZE, "dark", aligned=False)
-    np.testing.assert_allclose(shifted[..., 0] - pixels[..., 0], STRIDE / 4, atol=0.1)
-    np.testing.assert_allclose(shifted[..., 1], pixels[..., 1], atol=0.1)
+    inside = pixels[..., 0] < INPUT_SIZE[0] - 3 * STRIDE  # what the cell's move pushes over the border is lost
+    np.testing.assert_allclose((shifted[..., :2] - pixels)[inside], [[STRIDE / 4, 0]] * inside.sum(),
+                               atol=0.1)
 
 
 def test_merge_flipped_takes_the_mean():

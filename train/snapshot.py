@@ -54,7 +54,7 @@ class Snapshots:
             return {}
         figures = self.evaluate(self.network)
         earlier = read_history(OUTPUT / "log" / self.config.name / "history.csv", epoch)
-        if figures["AP"] >= max((float(row["AP"]) for row in earlier if row.get("AP")), default=0):
+        if "AP" in figures and figures["AP"] >= max((float(row["AP"]) for row in earlier if row.get("AP")), default=0):
             shutil.copyfile(path, self.folder / "partial.weights.h5")
             os.replace(self.folder / "partial.weights.h5", best_path(self.folder))
         return figures
