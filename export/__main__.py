@@ -20,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epoch", type=int, help="which snapshot (default: the last)")
+    parser.add_argument("--epoch", type=lambda text: text if text == "best" else int(text), metavar="140",
+                        help="which snapshot, or best: that of the best validation AP (default: the last)")
     parser.add_argument("--run", default="output/model_dump/pose", metavar="DIR",
                         help="folder of the training run (default: %(default)s)")
     parser.add_argument("--out", default="output/engines", metavar="DIR", help="(default: %(default)s)")

@@ -2,8 +2,10 @@
 
     python -m train --config configs/pose.toml --gpu 0,1
     python -m train --config configs/person.toml --gpu cpu --set epochs=20 --continue
+    python -m train --config configs/coco.toml --check
 
-Writes output/model_dump/NAME/snapshot_NNN.weights.h5 after every epoch and the curves to output/log/NAME.
+Writes a snapshot of the weights after every epoch to output/model_dump/NAME, curves and logs to output/log/NAME, and a
+picture of the first inputs with their targets to output/vis/NAME.
 """
 
 import argparse
@@ -20,7 +22,9 @@ def parse_arguments():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/pose.toml", help="TOML file (default: %(default)s)")
     parser.add_argument("--gpu", default="0", metavar="0,1", help="GPU numbers, 0,1 or 0-1, or cpu (default: 0)")
-    parser.add_argument("--continue", dest="resume", action="store_true", help="go on after the last epoch")
+    parser.add_argument("--continue", dest="resume", action="store_true", help="go on where the run stopped")
+    parser.add_argument("--check", action="store_true",
+                        help="instead of training: look for mistakes in data and config, and learn one batch, in a minute")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override a key of the config; may be repeated")
     return parser.parse_args()
@@ -30,12 +34,16 @@ def main():
     arguments = parse_arguments()
     from train.config import load_config
     config = load_config(arguments.config, arguments.overrides)
+    if arguments.check:
+        from train.check import check
+        return check(config)
 
     from train.devices import choose_strategy
     from train.fit import train
     from train.validate import validator
     strategy = choose_strategy(arguments.gpu)
     train(config, strategy, resume=arguments.resume, evaluate=validator(config))
+    return 0
 
 
 if __name__ == "__main__":

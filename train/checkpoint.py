@@ -126,7 +126,9 @@ def snapshots(folder):
 def load_snapshot(folder, epoch=None):
     """Network and config of a run at an epoch: a number, "best" by validation, or the last one if None."""
     found = snapshots(folder)
-    if epoch == "best" and best_path(folder).is_file():
+    if epoch == "best":
+        if not best_path(folder).is_file():
+            raise BadInput(f"{folder} has no best.weights.h5, which a run with validation data writes; give a number")
         epoch = place_of(best_path(folder)).epoch
     if not found:
         raise BadInput(f"no snapshots in {folder}; train first (make train), or give another --run")
