@@ -24,7 +24,7 @@ def parse_arguments():
     parser.add_argument("--gpu", default="0", metavar="0,1", help="GPU numbers, 0,1 or 0-1, or cpu (default: 0)")
     parser.add_argument("--continue", dest="resume", action="store_true", help="go on where the run stopped")
     parser.add_argument("--check", action="store_true",
-                        help="instead of training: look for mistakes in data and config, and learn one batch, in a minute")
+                        help="do not train: look for mistakes in data and config, and learn one batch, in a minute")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override a key of the config; may be repeated")
     return parser.parse_args()

@@ -103,7 +103,10 @@ class Run:
             while self.place.epoch < self.config.epochs:
                 self._epoch()
         except tf.errors.OpError as error:
-            raise _of_the_loader(error) from error
+            _, found, message = (error.message or "").partition("BadInput: ")  # what a loader raised inside tf.data
+            if not found:
+                raise
+            raise BadInput(message.splitlines()[0]) from error
         finally:
             if self.writes:
                 self.log.close()
@@ -156,8 +159,3 @@ class Run:
         if self.writes:
             save_weights(self.network, self.folder / f"{name}.weights.h5", self.place)
 
-
-def _of_the_loader(error):
-    """The BadInput that a loader raised inside tf.data, or the error itself."""
-    _, found, message = (error.message or "").partition("BadInput: ")
-    return BadInput(message.splitlines()[0]) if found else error
