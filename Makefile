@@ -2,6 +2,7 @@
 # make test                        lint, types and tests
 # make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
 # make data DATASET=coco           fetch a data set into data/ (coco, imagenet; mpii and posetrack say what to get by hand)
+# make bench                       how fast training data load, beside a plain loop   (CONFIG=…)
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make models                      train and export both bundled engines, as they were made
 # CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
@@ -24,7 +25,7 @@ DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint data train export models
+.PHONY: help demo dev test lint data bench train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -55,6 +56,9 @@ test: lint
 
 data: .venv-dev/installed
 	$(DEV) -m train.fetch_data $(DATASET)
+
+bench: .venv-dev/installed
+	$(DEV) -m train.bench_input --config $(CONFIG) --packed $(foreach item,$(SET),--set '$(item)')
 
 train: .venv-dev/installed
 	$(DEV) -m train --config $(CONFIG) --gpu $(GPUS) $(if $(CONTINUE),--continue) $(foreach item,$(SET),--set '$(item)')

@@ -7,11 +7,10 @@ import numpy as np
 
 from runtime.crop import crop_matrix, crop_region, letterbox, warp_crop
 from runtime.errors import BadInput
-from runtime.frames import read_image
 from runtime.nms import nms
 from runtime.pose import PoseEstimator
 from runtime.walkers import render_still
-from train.datasets import load_persons, load_photos
+from train.datasets import load_persons, load_photos, read_stored
 
 TOLERANCE = 0.1  # pixels of the input, for keypoints and for box edges
 SCORE_TOLERANCE = 0.01
@@ -30,12 +29,12 @@ def real_inputs(config, count=SAMPLES):
         (N, H, W, 3) uint8 BGR, and one word on where they come from.
     """
     size = tuple(config.input_size)
-    present = [folder for folder in config.data if Path(folder).is_dir()]
+    present = [entry for entry in config.data if Path(entry).exists()]
     if present:
         config = dataclasses.replace(config, data=present)
         items = load_persons(config) if config.task == "pose" else load_photos(config)
         items = [items[index] for index in np.linspace(0, len(items) - 1, count).astype(int)]
-        pictures = [(read_image(item.image), item.box if config.task == "pose" else None) for item in items]
+        pictures = [(read_stored(item)[0], item.box if config.task == "pose" else None) for item in items]
     else:
         stills = [render_still(seed, (640, 480)) for seed in range(2 * count)]
         pictures = [(image, _edges(persons[0]["bbox"])) for image, persons in stills if persons][:count]

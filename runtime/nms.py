@@ -1,9 +1,10 @@
-"""Intersection over union, and non-maximum suppression on the CPU."""
+"""Likeness of boxes (IoU) and of poses (OKS), and non-maximum suppression by either, on the CPU."""
 
 import numpy as np
 
 IOU_THRESHOLD = 0.6
 MAX_BOXES = 100
+OKS_THRESHOLD = 0.9  # Xiao et al. 2018
 
 
 def box_iou(a, b):
@@ -33,3 +34,68 @@ def nms(boxes, scores, iou_threshold=IOU_THRESHOLD, max_boxes=MAX_BOXES):
         kept.append(best)
         order = order[box_iou(boxes[best][None], boxes[order])[0] <= iou_threshold]
     return np.array(kept, np.int64)
+
+
+def oks(a, b, areas_a, areas_b, sigmas):
+    """Object keypoint similarity of every pose of one set with every pose of another.
+
+    All K keypoints count, whatever their scores. The area of a pair is the mean of the two, so the measure is the
+    same both ways (COCO's own takes the annotated person's, which poses do not have).
+
+    Args:
+        a, b: (N, K, ≥2) and (M, K, ≥2) keypoints, x and y in pixels.
+        areas_a, areas_b: (N,) and (M,) square pixels: the persons' size.
+        sigmas: (K,) standard deviations, as in `KeypointSchema`.
+
+    Returns:
+        (N, M) float64 in 0..1, 1 for equal poses (https://cocodataset.org/#keypoints-eval).
+    """
+    a, b = np.asarray(a, np.float64)[:, None, :, :2], np.asarray(b, np.float64)[None, :, :, :2]
+    areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
+    variances = (2 * np.asarray(sigmas, np.float64)) ** 2
+    distances = ((a - b) ** 2).sum(-1)
+    # np.spacing(1): two poses without any area are the same where they coincide, and else have nothing in common.
+    return np.exp(-distances / (2 * variances * (areas[..., None] + np.spacing(1)))).mean(-1)
+
+
+def oks_nms(keypoints, scores, areas, sigmas, threshold=OKS_THRESHOLD):
+    """Greedy NMS of poses (Papandreou et al. 2017): two boxes on one person give one pose twice, and one goes.
+
+    Args:
+        keypoints: (N, K, ≥2) of one frame, x and y in pixels.
+        scores: (N,). areas: (N,) square pixels.
+        sigmas: (K,).
+        threshold: a pose more like a better one than this OKS is dropped; lower drops more, 1 none.
+
+    Returns:
+        Indices of the poses kept, best first; of equal scores the earlier pose first.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    alike = oks(keypoints, keypoints, areas, areas, sigmas)
+    kept: list[int] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best)
+        order = order[alike[best, order] <= threshold]
+    return np.array(kept, np.int64)
+
+
+def soft_oks_nms(keypoints, scores, areas, sigmas, threshold=OKS_THRESHOLD):
+    """Soft NMS (Bodla et al. 2017) of poses: nothing is dropped, but what resembles a better pose counts for less.
+
+    Each pose kept multiplies the scores of the rest by exp(-OKS²/threshold): a lower threshold lowers them more.
+    Arguments as for `oks_nms`.
+
+    Returns:
+        Indices of all N poses, best first, and their new scores (N,) in that order.
+    """
+    rest = np.arange(len(scores))
+    left = np.array(scores, np.float64)
+    alike = oks(keypoints, keypoints, areas, areas, sigmas)
+    order: list[int] = []
+    while len(rest):
+        best = rest[left[rest].argmax()]
+        order.append(best)
+        rest = rest[rest != best]
+        left[rest] *= np.exp(-alike[best, rest] ** 2 / threshold)
+    return np.array(order, np.int64), left[order]
