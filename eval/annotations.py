@@ -16,21 +16,23 @@ from runtime.errors import BadInput
 
 # What pycocotools reads of every annotation; it stops with a bare KeyError where one is missing.
 REQUIRED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
+UNLABELLED = "; for a test set without persons give --detections or --detector too"
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The persons of a COCO keypoint file.
+    """The persons of a COCO keypoint file, or the images of a test set.
 
     Attributes:
         path: the file.
         images: its images, dicts of COCO: id, file_name and, where the file has them, width and height.
-        persons: image id → the persons to find: annotations with num_keypoints > 0 that are no crowd.
+        persons: image id → the persons to find: annotations with num_keypoints > 0 that are no crowd. Empty for a
+            test set.
         keypoint_names: K names in the file's order, or () where its category names none.
-        keypoints: K.
+        keypoints: K; 0 where a test set does not say.
         category_id: of the persons.
-        index: pycocotools' COCO object of these images and this category.
-        images_in_file: how many images the file has, of which `images` may be the first few.
+        index: pycocotools' COCO object of these images and this category; None for a test set.
+        image_ids: of all images in the file, of which `images` may be the first few.
     """
 
     path: Path
@@ -40,19 +42,29 @@ class Annotations:
     keypoints: int
     category_id: int
     index: Any
-    images_in_file: int
+    image_ids: frozenset
 
     @property
     def person_count(self):
         return sum(map(len, self.persons.values()))
 
+    @property
+    def images_in_file(self):
+        return len(self.image_ids)
 
-def load_annotations(path, limit=None):
+    @property
+    def is_test_set(self):
+        """Whether there is nothing to score against."""
+        return not self.persons
+
+
+def load_annotations(path, limit=None, test_set=False):
     """Read and check a COCO keypoint file.
 
     Args:
         path: for example person_keypoints_val2017.json.
         limit: only the first so many images of the file.
+        test_set: take a file of images without persons too, such as image_info_test-dev2017.json.
 
     Raises:
         BadInput: the file is missing, is not JSON, has no images, no keypoints, or lacks fields that the score
@@ -60,17 +72,22 @@ def load_annotations(path, limit=None):
     """
     path = Path(path)
     data = _read_json(path)
+    if test_set and isinstance(data, dict):
+        data.setdefault("annotations", [])
     for part in ("images", "annotations"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
-            raise BadInput(f"{path} has no list {part!r}; give a COCO person_keypoints_*.json file")
+            raise BadInput(f"{path} has no list {part!r}; give a COCO person_keypoints_*.json file{UNLABELLED}")
     if not data["images"]:
         raise BadInput(f"{path} has no images; give a COCO person_keypoints_*.json file")
     _need_fields(path, "images", data["images"], ("id", "file_name"))
+    if test_set and all(isinstance(item, dict) and item.get("iscrowd") for item in data["annotations"]):
+        return _test_set(path, data, limit)  # PoseTrack's have regions to ignore
 
     total = len(data["annotations"])
     labelled = [item for item in data["annotations"] if isinstance(item, dict) and item.get("keypoints")]
     if not labelled:
-        raise BadInput(f"{path} has {total} annotations but none has keypoints; give the person_keypoints_*.json file")
+        raise BadInput(f"{path} has {total} annotations but none has keypoints; give the person_keypoints_*.json file"
+                       f"{'' if total else UNLABELLED}")
     category = _person_category(path, data.get("categories", []), labelled)
     of_category = [item for item in data["annotations"] if item.get("category_id") == category["id"]]
     _need_fields(path, "annotations", of_category, REQUIRED)
@@ -95,8 +112,19 @@ def load_annotations(path, limit=None):
         keypoints=keypoints,
         category_id=category["id"],
         index=_build_index({"info": {}, "images": images, "annotations": kept, "categories": [category]}),
-        images_in_file=len(data["images"]),
+        image_ids=frozenset(image["id"] for image in data["images"]),
     )
+
+
+def _test_set(path, data, limit):
+    """Images without persons; the category is the one called person."""
+    categories: list[dict[str, Any]] = data.get("categories", [])
+    fallback: dict[str, Any] = {"id": 1}
+    category = next((item for item in categories if item.get("name") == "person"), fallback)
+    names = tuple(category.get("keypoints", ()))
+    return Annotations(path=path, images=data["images"][:limit], persons={}, keypoint_names=names, keypoints=len(names),
+                       category_id=category["id"], index=None,
+                       image_ids=frozenset(image["id"] for image in data["images"]))
 
 
 def _read_json(path):

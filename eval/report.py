@@ -1,9 +1,22 @@
-"""What an evaluation leaves behind: its files and its table."""
+"""What an evaluation leaves behind: its files, its pictures, its protocol and its table."""
 
+import hashlib
 import json
 import os
+import re
 import tempfile
+import zipfile
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
 
+import cv2
+import numpy as np
+import onnxruntime
+
+from eval.annotations import read_image
+from eval.scoring import FOUND_IOU, FOUND_SCORE
+from runtime.draw import draw_poses
 from runtime.errors import BadInput
 
 
@@ -30,14 +43,123 @@ def write_json(path, data):
         raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
 
 
+def write_upload(out, annotations, predictions, algorithm):
+    """The .zip that COCO's server takes: person_keypoints_[test set]_[algorithm]_results.json inside, named alike.
+
+    Returns:
+        What to do with it, in a sentence or two (https://cocodataset.org/#upload).
+    """
+    strange = [result["image_id"] for result in predictions.results if type(result["image_id"]) is not int]
+    if strange:
+        raise BadInput(f"{annotations.path}: image ids such as {strange[0]!r} are no whole numbers, which COCO's "
+                       "server does not take; give COCO's own file")
+    test_set = re.sub("^image_info_", "", annotations.path.stem)
+    name = f"person_keypoints_{test_set}_{re.sub('[^A-Za-z0-9-]', '-', algorithm)}_results"
+    part = out / f"{name}.part"
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{name}.json", json.dumps(predictions.results))
+        os.replace(part, out / f"{name}.zip")
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"cannot write {out}/{name}.zip: {error.strerror}; make room or choose another --out") from error
+    missing = annotations.images_in_file - len(annotations.images)
+    return (f"wrote {out}/{name}.zip: upload it to COCO's keypoint evaluation, https://cocodataset.org/#upload says "
+            f"where" + (f"; not this one, though, which lacks {missing} images (--limit)" if missing else ""))
+
+
+def draw_pictures(folder, count, annotations, predictions, similarities, images_dir, schema):
+    """Draw the poses of some images: of those with the lowest OKS, or the first ones where there is nothing to compare.
+
+    Args:
+        folder: its earlier pictures NNN_*.jpg go.
+        similarities: image id → OKS, or None.
+
+    Returns:
+        How many there are.
+    """
+    images = [image for image in annotations.images if image["id"] in predictions.poses
+              and (similarities is None or image["id"] in similarities)]
+    if similarities is not None:
+        images.sort(key=lambda image: similarities[image["id"]])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9][0-9][0-9]_*.jpg"):
+            old.unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write to folder {folder}: {error.strerror}; see to its rights") from error
+    for number, image in enumerate(images[:count]):
+        caption = image["file_name"] + (f"  OKS {similarities[image['id']]:.2f}" if similarities is not None else "")
+        picture = draw_poses(read_image(image, images_dir), predictions.poses[image["id"]], schema, caption=caption)
+        path = folder / f"{number:03d}_{Path(image['file_name']).stem}.jpg"
+        if not cv2.imwrite(str(path), picture):
+            raise BadInput(f"cannot write {path}; make room or draw fewer")
+    return len(images[:count])
+
+
+def describe_protocol(arguments, path, annotations, predictions, decoding):
+    """Everything that another run needs to give the same numbers; path: the engine's or snapshot's file."""
+    packages = {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "opencv": cv2.__version__,
+                "pycocotools": version("pycocotools")}
+    if arguments.checkpoint is not None:
+        packages["keras"] = version("keras")
+    return {
+        "engine": str(path),
+        "engine_sha256": sha256(path),
+        "boxes": "ground truth",
+        "flip_test": arguments.flip_test,
+        "decoding": decoding,
+        "oks_nms": arguments.oks_nms,
+        "soft_oks_nms": arguments.soft_oks_nms,
+        "annotations": str(annotations.path),
+        "annotations_sha256": sha256(annotations.path),
+        "images": len(annotations.images),
+        "images_in_file": annotations.images_in_file,
+        "persons": annotations.person_count,
+        "poses": predictions.persons,
+        "poses_suppressed": predictions.suppressed,
+        "ms_per_person": 1000 * predictions.pose_seconds / max(predictions.persons + predictions.suppressed, 1),
+        "threads": arguments.threads,
+        "versions": packages,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def describe_boxes(arguments, annotations, detections, predictions):
+    """The part of the protocol that boxes which were found add; nothing for ground truth."""
+    source = arguments.detector or arguments.detections
+    if source is None:
+        return {}
+    protocol = {"boxes": str(source), "min_score": arguments.min_score, "min_area": arguments.min_area}
+    if not annotations.is_test_set:
+        protocol |= {
+            "detector_recall": predictions.found / annotations.person_count,
+            "detector_recall_rule": f"persons with keypoints, at IoU {FOUND_IOU} with a score > {FOUND_SCORE}",
+        }
+    if detections is not None:
+        return protocol | {"detections_sha256": sha256(source), "detections_left_out": detections.left_out,
+                           "images_without_detections": len(annotations.images) - len(detections.boxes)}
+    return protocol | {
+        "detector_sha256": sha256(source),
+        "detector_threshold": arguments.min_score,
+        "detector_ms_per_frame": 1000 * predictions.detect_seconds / max(predictions.images, 1),
+    }
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def summary(metrics, protocol, predictions):
     """The table that a run ends with."""
     boxes = "ground-truth boxes" if protocol["boxes"] == "ground truth" else f"boxes of {protocol['boxes']}"
     flip = "flip test" if protocol["flip_test"] else "no flip test"
+    kinds = {"OKS-NMS": protocol["oks_nms"], "soft OKS-NMS": protocol["soft_oks_nms"]}
+    nms = next((f"{kind} at {limit:g}" for kind, limit in kinds.items() if limit), "no OKS-NMS")
     lines = [
-        f"{protocol['engine']}, {boxes}, {protocol['decoding']} decoding, {flip}",
+        f"{protocol['engine']}, {boxes}, {protocol['decoding']} decoding, {flip}, {nms}",
         f"{protocol['images']} of {protocol['images_in_file']} images, {protocol['persons']} persons with keypoints, "
-        f"{protocol['poses']} poses",
+        f"{protocol['poses']} poses" + (f", {predictions.suppressed} suppressed" if predictions.suppressed else ""),
         "          all     0.50    0.75   medium  large",
     ]
     for name in ("AP", "AR"):

@@ -27,7 +27,7 @@ def draw_poses(image, poses, schema, threshold=0.2, caption=""):
         # Line width follows the person's size, so that small persons stay recognisable under their skeleton.
         width = max(1, round(float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]))) / 70))
         _draw_box(canvas, box, poses.box_scores[person], max(1, width // 2))
-        _draw_skeleton(canvas, poses.keypoints[person], schema, threshold, width)
+        draw_skeleton(canvas, poses.keypoints[person], schema, threshold, width)
     if caption:
         _draw_text(canvas, caption, (8, 8), max(0.5, canvas.shape[0] / 900))
     return canvas
@@ -39,7 +39,11 @@ def side_colour(*names):
     return {("left",): LEFT, ("right",): RIGHT}.get(tuple(sides), MIDDLE)
 
 
-def _draw_skeleton(canvas, keypoints, schema, threshold, width):
+def draw_skeleton(canvas, keypoints, schema, threshold, width):
+    """Draw one person's limbs and keypoints (K, 3) x, y, score onto a BGR picture, those of `threshold` and above.
+
+    width: of the limbs, in pixels.
+    """
     shown = keypoints[:, 2] >= threshold
     height, frame_width = canvas.shape[:2]
     # Far outside the frame only the direction matters, and OpenCV's coordinates must not overflow.

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from runtime.errors import BadInput
 from train.checkpoint import (
+    OUTPUT,
     Place,
     build_network,
     load_weights,
@@ -22,6 +24,7 @@ from train.checkpoint import (
 from train.devices import distributed_batches, writes
 from train.loader import Loader
 from train.log import Log
+from train.sample_picture import INPUTS, write_sample_picture
 from train.snapshot import Snapshots, averaged_weights
 from train.step import build_optimizer, training_step
 
@@ -96,6 +99,9 @@ class Run:
             save_config(config, self.folder)
             self.snapshots = Snapshots(config, loader, evaluate)
             self.log = Log(config, steps, place)
+            if place == Place():
+                with contextlib.closing(loader.batches(0, INPUTS)) as inputs:
+                    write_sample_picture(*next(inputs), config, OUTPUT / "vis" / config.name / "inputs.jpg")
 
     def go(self):
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
