@@ -101,7 +101,8 @@ class Run:
             self.log = Log(config, steps, place)
             if place == Place():
                 with contextlib.closing(loader.batches(0, INPUTS)) as inputs:
-                    write_sample_picture(*next(inputs), config, OUTPUT / "vis" / config.name / "inputs.jpg")
+                    pixels, labels = next(inputs)
+                write_sample_picture(pixels, labels, config, OUTPUT / "vis" / config.name / "inputs.jpg")
 
     def go(self):
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
