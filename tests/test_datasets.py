@@ -70,6 +70,18 @@ def test_annotations_without_their_images_are_named(tmp_path):
         find_annotations(path)
     with pytest.raises(BadInput, match="no annotations at .*other.json"):
         find_annotations(path.with_name("other.json"))
+    path.write_text(json.dumps({"images": [None], "annotations": []}))
+    with pytest.raises(BadInput, match="no file_name of a first image"):
+        find_annotations(path)
+
+
+def test_keypoint_scores_of_another_length_are_named(tmp_path):
+    people = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [
+        {"id": 5, "image_id": 1, "bbox": [0, 0, 20, 30], "num_keypoints": 17, "keypoints": [10, 10, 2] * 17,
+         "keypoint_scores": [0.5] * 3}]}
+    (tmp_path / "person_keypoints_a.json").write_text(json.dumps(people))
+    with pytest.raises(BadInput, match="annotation 5 of .* has 3 keypoint_scores for 17 keypoints"):
+        load_persons(Config(data=[str(tmp_path)]))
 
 
 @pytest.mark.parametrize("content, words", [

@@ -36,6 +36,9 @@ def main():
     config = load_config(arguments.config, arguments.overrides)
     if arguments.check:
         from train.check import check
+        from train.devices import choose_strategy
+        if arguments.gpu == "cpu":
+            choose_strategy("cpu")
         return check(config)
 
     from train.devices import choose_strategy

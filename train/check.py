@@ -179,12 +179,12 @@ def _box_and_keypoints(item, count):
 
 def _numbers(values, shape, what):
     try:
-        array = np.array(values, float).reshape(shape)
-    except (TypeError, ValueError) as error:
+        array = np.array(values).reshape(shape)
+    except ValueError as error:
         raise BadInput(what) from error
-    if not np.isfinite(array).all():
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():  # numbers in quotes would be added as texts
         raise BadInput(what)
-    return array
+    return array.astype(float)
 
 
 def _shown(items, what):

@@ -73,7 +73,10 @@ def _open(entry):
     if not entry.is_file():
         raise BadInput(f"no annotations at {entry}; `make data` fetches what may be fetched")
     content = _read_json(entry)
-    first = content["images"][0].get("file_name", "") if content["images"] else ""
+    try:
+        first = str(content["images"][0]["file_name"])
+    except (IndexError, KeyError, TypeError) as error:
+        raise BadInput(f"{entry} is no COCO keypoint file: no file_name of a first image ({error!r})") from error
     folder = entry.parent.parent
     split = entry.stem.rpartition("_")[2]  # person_keypoints_train2017 → train2017
     roots = [folder / "images" / split, folder / "images", folder, entry.parent / "images"]
@@ -143,6 +146,9 @@ def person_of(whereabouts, annotation):
     """A Person from a pair of `labelled_persons`."""
     keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
     confidence = np.array(annotation.get("keypoint_scores", np.ones(len(keypoints))), np.float32)
+    if len(confidence) != len(keypoints):
+        raise BadInput(f"annotation {annotation.get('id')} of {whereabouts['image']} has {len(confidence)} "
+                       f"keypoint_scores for {len(keypoints)} keypoints; make them equal")
     keypoints[:, 2] = np.where(keypoints[:, 2] > 0, confidence, 0)
     return Person(box=_edges(annotation["bbox"]), keypoints=keypoints, **whereabouts)
 
