@@ -98,11 +98,11 @@ class Run:
         if self.writes:
             save_config(config, self.folder)
             self.snapshots = Snapshots(config, loader, evaluate)
-            self.log = Log(config, steps, place)
             if place == Place():
                 with contextlib.closing(loader.batches(0, INPUTS)) as inputs:
                     pixels, labels = next(inputs)
                 write_sample_picture(pixels, labels, config, OUTPUT / "vis" / config.name / "inputs.jpg")
+            self.log = Log(config, steps, place)
 
     def go(self):
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
