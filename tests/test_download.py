@@ -332,6 +332,7 @@ def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
     while not (part.exists() and part.stat().st_size == 200_000):
         assert time.monotonic() < deadline and running.poll() is None
         time.sleep(0.02)
+    time.sleep(0.5)  # by now it waits for what the silent server does not send
     running.send_signal(signal.SIGINT)
     told = running.communicate(timeout=60)[1]
     assert running.returncode == 130 and "stopped by Ctrl-C" in told and "Traceback" not in told, told
