@@ -57,6 +57,7 @@ def test_a_killed_run_resumes_where_it_was(tiny_run, tmp_path):
     train(tmp_path, "--continue")
     whole, resumed = losses(tiny_run), losses(tmp_path)
     assert list(whole) == list(resumed) == [1, 2, 3]
+    assert resumed[1] == pytest.approx(whole[1], abs=1e-4), "one seed, one curve"
     np.testing.assert_allclose(list(resumed.values()), list(whole.values()), rtol=2e-3)
     assert (tmp_path / "output/log/tiny/curves.png").stat().st_size > 1000
 
