@@ -96,7 +96,7 @@ class Report:
         """Findings are pairs of "note" or "wrong", and what; the summary is for when nothing is wrong."""
         wrong = sum(level == "wrong" for level, _ in findings)
         self.wrong += wrong
-        for level, text in ([] if wrong else [("ok", summary)]) + findings:
+        for level, text in ([("ok", summary)] if summary and not wrong else []) + findings:
             print(f"{check:<12}{level:<7}{text}", flush=True)
 
 
