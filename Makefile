@@ -67,7 +67,7 @@ train: .venv-dev/installed
 data/walkers/person_keypoints.json: | .venv/installed
 	$(STREAM) -m runtime.walkers --stills 400 --size 400x300 --out data/walkers/images --truth $@
 
-# The bundled engines from PEOPLE (a folder with images/ and person_keypoints*.json): some 80 minutes on two cores each.
+# The bundled engines from PEOPLE (a folder with images/ and person_keypoints*.json): hours on two cores, see docs/models.md.
 models: dev data/walkers/person_keypoints.json
 	for kind in pose person; do \
 	  $(DEV) -m train --config configs/$$kind.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) \

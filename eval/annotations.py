@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from runtime.errors import BadInput
+from runtime.frames import decode_labelled, read_bytes
 
 # What pycocotools reads of every annotation; it stops with a bare KeyError where one is missing.
 REQUIRED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
@@ -111,7 +111,7 @@ def load_annotations(path, limit=None, test_set=False):
         keypoint_names=tuple(category.get("keypoints", ())),
         keypoints=keypoints,
         category_id=category["id"],
-        index=_build_index({"info": {}, "images": images, "annotations": kept, "categories": [category]}),
+        index=build_index({"info": {}, "images": images, "annotations": kept, "categories": [category]}),
         image_ids=frozenset(image["id"] for image in data["images"]),
     )
 
@@ -183,7 +183,8 @@ def _need_unique_ids(path, items):
               "annotations from 1", file=sys.stderr)
 
 
-def _build_index(data):
+def build_index(data):
+    """pycocotools' COCO object of a data set in memory."""
     try:
         from pycocotools.coco import COCO
     except ModuleNotFoundError as error:
@@ -207,23 +208,11 @@ def check_images(images, folder):
 
 
 def read_image(image, folder) -> np.ndarray:
-    """Read an image of the annotations: (H, W, 3) uint8 BGR.
-
-    COCO labels the pixels as stored; other tools label the picture turned upright by its EXIF. The width and height
-    in the annotations tell which.
+    """Read an image of the annotations: (H, W, 3) uint8 BGR, in the pixels that they mean.
 
     Raises:
         BadInput: the file cannot be decoded, or its size is not the one that the annotations were made on.
     """
     path = Path(folder) / image["file_name"]
-    labelled = image.get("width"), image.get("height")
-    for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR):
-        picture = cv2.imread(str(path), flags)
-        if picture is None:
-            raise BadInput(f"cannot decode image {path} ({path.stat().st_size} bytes); replace it or take it out of "
-                           "the annotations")
-        size = picture.shape[1], picture.shape[0]
-        if None in labelled or size == labelled:
-            return picture
-    raise BadInput(f"{path} is {size[0]}x{size[1]} pixels but was annotated at {labelled[0]}x{labelled[1]}; give the "
-                   "images that the annotations were made on")
+    sides = image.get("width"), image.get("height")
+    return decode_labelled(read_bytes(path), None if None in sides else sides, path)[0]

@@ -5,15 +5,11 @@ the matches, each counted as often as its image was drawn. `interval` gives the 
 of two runs on the same images. Efron and Tibshirani 1993, "An Introduction to the Bootstrap", percentile intervals.
 """
 
-import contextlib
-import copy
-import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from eval.scoring import METRICS
+from eval.scoring import METRICS, evaluated
 from runtime.errors import BadInput
 from runtime.keypoints import COCO, SCHEMAS
 
@@ -65,44 +61,6 @@ def sigmas_of(annotations, protocol=None):
         return COCO.sigmas
     raise BadInput(f"{annotations.path} has {annotations.keypoints} keypoints of no schema of the project "
                    f"({', '.join(SCHEMAS)}), so that their sigmas are unknown; give annotations of one of these")
-
-
-def coco_index(dataset):
-    """pycocotools' COCO object of a data set in memory."""
-    from pycocotools.coco import COCO as CocoIndex
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        index = CocoIndex()
-        index.dataset = dataset
-        index.createIndex()
-    return index
-
-
-def evaluated(annotations, results, sigmas, levels=LEVELS, areas=None, index=None) -> Any:
-    """pycocotools' COCOeval after its `evaluate()`: every image matched.
-
-    Args:
-        annotations: from `load_annotations`.
-        results: list of dicts in COCO's results format; left as it is. Pose i gets the id i + 1.
-        sigmas: K, as in `KeypointSchema`.
-        levels: T levels of OKS.
-        areas: pairs (least, most), areas of the persons to find in pixels²; None for `AREAS`.
-        index: another COCO object than the annotations' own.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    areas = areas or list(AREAS.values())
-    index = index or annotations.index
-    with contextlib.redirect_stdout(io.StringIO()):
-        # loadRes stumbles over an empty list.
-        found = index.loadRes(copy.deepcopy(results)) if results else coco_index({**index.dataset, "annotations": []})
-        scoring = COCOeval(index, found, "keypoints")
-        scoring.params.kpt_oks_sigmas = np.array(sigmas)
-        scoring.params.iouThrs = np.asarray(levels)
-        scoring.params.areaRng = [list(area) for area in areas]
-        scoring.params.areaRngLbl = [str(number) for number in range(len(areas))]
-        scoring.evaluate()
-    return scoring
 
 
 def matches_of(scoring):

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.annotations import check_images, load_annotations, read_image
+from eval.annotations import check_images, load_annotations
 from eval.detections import load_detections
 from eval.mpii import pckh_of, pckh_table, write_mat
 from eval.report import (
@@ -32,19 +32,14 @@ from eval.report import (
     draw_pictures,
     prepare_folder,
     summary,
-    write_json,
     write_upload,
 )
 from eval.scoring import (
-    METRICS,
     Predictions,
-    coco_metrics,
-    coco_scoring,
-    count_found,
-    evaluate,
+    evaluated,
     image_similarities,
     images_to_read,
-    person_boxes,
+    metrics_of,
     predict,
     suppress_duplicates,
 )
@@ -55,9 +50,7 @@ from runtime.errors import BadInput, run_command
 from runtime.nms import OKS_THRESHOLD
 from runtime.pose import PoseEstimator
 from runtime.walkers import write_stills
-
-__all__ = ["METRICS", "Predictions", "coco_metrics", "count_found", "evaluate", "load_annotations", "main",
-           "person_boxes", "predict", "read_image"]
+from runtime.write import write_json
 
 # Far below the threshold of streaming, so that the whole curve of precision over recall is there.
 DETECTOR_THRESHOLD = 0.05
@@ -120,12 +113,12 @@ def score(arguments, subject, annotations, predictions, protocol):
         if schema.name == "coco":
             print(write_upload(arguments.out, annotations, predictions, subject.name))
     else:
-        scoring = coco_scoring(annotations, predictions.results, None if schema.name == "coco" else schema.sigmas)
-        metrics = dict(zip(METRICS, map(float, scoring.stats), strict=True))
+        scoring = evaluated(annotations, predictions.results, None if schema.name == "coco" else schema.sigmas)
+        metrics = metrics_of(scoring)
         # PCKh compares person by person, which boxes that were found cannot give.
         has_pckh = schema.name == "mpii" and protocol["boxes"] == "ground truth"
         pckh = {"PCKh": pckh_of(annotations, predictions.poses)} if has_pckh else {}
-        write_json(arguments.out / "metrics.json", {**metrics, **pckh, "protocol": protocol})
+        write_json(arguments.out / "metrics.json", {**metrics, **pckh, "protocol": protocol}, indent=2)
         print(summary(metrics, protocol, predictions))
         if pckh:
             print(pckh_table(pckh["PCKh"]))

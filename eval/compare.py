@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.annotations import load_annotations
-from eval.bootstrap import RESAMPLES, differences, evaluated, figures, matches_of, sigmas_of
-from eval.report import write_json
-from eval.scoring import METRICS
+from eval.bootstrap import RESAMPLES, differences, figures, matches_of, sigmas_of
+from eval.scoring import METRICS, evaluated
 from runtime.errors import BadInput, run_command
+from runtime.write import write_json
 
 # What two runs of the same protocol may differ in: who is measured, on what machine, and the figures themselves.
 # A key that is not here must be equal.
@@ -165,7 +165,7 @@ def main():
         write_json(arguments.out, {
             "first": str(first.folder), "second": str(second.folder), "resamples": arguments.resamples,
             "differences": {name: vars(item) if math.isfinite(item.value) else None for name, item in result.items()},
-            "detector_recall": recalls})
+            "detector_recall": recalls}, indent=2)
 
 
 def table(first, second, annotations, result, resamples):

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.bootstrap import AREAS, Matches, coco_index, evaluated, matches_of, precision_recall
+from eval.annotations import build_index
+from eval.bootstrap import AREAS, Matches, matches_of, precision_recall
+from eval.scoring import evaluated
+from runtime.nms import keypoint_similarity
 
 TYPES = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)
@@ -46,9 +49,7 @@ class Diagnosis:
 def similarity(points, person, area, sigmas):
     """(K, 2) points and a person's (K, 3) labels → (K,) similarity of each keypoint, the summands of OKS; -1 where the
     person has no label. `area` in pixels²."""
-    squared = ((points - person[:, :2]) ** 2).sum(1)
-    likeness = np.exp(-squared / (2 * np.asarray(sigmas)) ** 2 / (area + np.spacing(1)) / 2)
-    return np.where(person[:, 2] > 0, likeness, -1.0)
+    return np.where(person[:, 2] > 0, keypoint_similarity(points, person, area, sigmas), -1.0)
 
 
 def classify(points, person, others, sigmas, flip_order):
@@ -197,7 +198,7 @@ def only_persons(annotations, ids):
     # Whoever has no labelled keypoint pycocotools does not count, and a pose on them is neither right nor wrong.
     people = [{**person, "num_keypoints": person["num_keypoints"] if person["id"] in ids else 0}
               for person in annotations.index.dataset["annotations"]]
-    return coco_index({**annotations.index.dataset, "annotations": people})
+    return build_index({**annotations.index.dataset, "annotations": people})
 
 
 def ap_impact(annotations, results, sigmas, diagnosis):

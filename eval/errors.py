@@ -18,7 +18,6 @@ from eval.bootstrap import (
     AREAS,
     LEVELS,
     Matches,
-    evaluated,
     figures,
     matches_of,
     precision_recall,
@@ -36,11 +35,11 @@ from eval.diagnosis import (
     labels_of,
     only_persons,
 )
-from eval.report import write_json
-from eval.scoring import person_boxes
+from eval.scoring import evaluated, person_boxes
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import SCHEMAS
 from runtime.nms import box_iou
+from runtime.write import write_json
 
 PCK_SHARE = 0.1  # of the longer side of the person's box
 OVERLAP = 0.1  # IoU of boxes above which persons crowd each other
@@ -217,7 +216,7 @@ def main():
     report = analyse(annotations, run.results, sigmas_of(annotations, run.protocol), schema_of(annotations),
                      arguments.images)
     out = arguments.out or run.folder / "errors.json"
-    write_json(out, report)
+    write_json(out, report, indent=2)
     print(table(report))
     print(f"wrote {out}")
 

@@ -6,12 +6,11 @@ part the mean of left and right, and Mean ("Total" there) counts all keypoints t
 Several Python versions of it print the head top alone as Head.
 """
 
-import os
-
 import numpy as np
 
 from runtime.errors import BadInput
 from runtime.keypoints import MPII
+from runtime.write import whole_file
 
 SHARES = (0.5, 0.1)  # PCKh@0.5 and PCKh@0.1
 HEAD_SHARE = 0.6  # of the head box's diagonal
@@ -119,14 +118,8 @@ def write_mat(path, annotations, poses):
         "image_index": np.array([index for index, _ in persons], np.float64).reshape(-1, 1),
         "pred": _structs([_image(image, poses[image["id"]].keypoints) for image in images]),
     }
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            savemat(file, content, do_compression=True)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
+    with whole_file(path) as part, part.open("wb") as file:
+        savemat(file, content, do_compression=True)
 
 
 def _image(image, keypoints):

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 
 from eval.annotations import check_images, read_image
-from eval.bootstrap import LEVELS, RECALLS, RESAMPLES, evaluated, interval, matches_of, precision_recall, sigmas_of
+from eval.bootstrap import LEVELS, RECALLS, RESAMPLES, interval, matches_of, precision_recall, sigmas_of
 from eval.compare import annotations_of, read_run
 from eval.diagnosis import CORRECTIONS, TYPES
 from eval.errors import analyse, schema_of
-from eval.scoring import image_similarities, person_boxes
+from eval.scoring import evaluated, image_similarities, person_boxes
 from runtime.draw import draw_poses
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import Poses

@@ -16,9 +16,9 @@ import argparse
 import json
 from pathlib import Path
 
-from eval.report import write_json
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import POSETRACK
+from runtime.write import write_json
 
 CATEGORY = {"supercategory": "person", "id": 1, "name": "person", "keypoints": list(POSETRACK.names),
             "skeleton": [[start + 1, end + 1] for start, end in POSETRACK.limbs]}
@@ -67,10 +67,6 @@ def write_videos(results, originals, out):
     if of_image:
         raise BadInput(f"{sum(map(len, of_image.values()))} of {len(results)} poses are of images that no file of "
                        f"{originals} lists (first: image {next(iter(of_image))}); give the folder of the same split")
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"cannot write to folder {out}: {error.strerror}; choose another --out") from error
     for name, content in contents.items():
         write_json(Path(out) / name, content)
     return len(contents), sum(len(content["annotations"]) for content in contents.values())

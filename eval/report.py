@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 import zipfile
@@ -18,6 +17,7 @@ from eval.annotations import read_image
 from eval.scoring import FOUND_IOU, FOUND_SCORE
 from runtime.draw import draw_poses
 from runtime.errors import BadInput
+from runtime.write import whole_file
 
 
 def prepare_folder(folder):
@@ -32,17 +32,6 @@ def prepare_folder(folder):
         raise BadInput(f"cannot write to folder {folder}: {error.strerror}; choose another --out") from error
 
 
-def write_json(path, data):
-    """Write a whole file or none."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(data, indent=None if isinstance(data, list) else 2) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
-
-
 def write_upload(out, annotations, predictions, algorithm):
     """The .zip that COCO's server takes: person_keypoints_[test set]_[algorithm]_results.json inside, named alike.
 
@@ -55,14 +44,8 @@ def write_upload(out, annotations, predictions, algorithm):
                        "server does not take; give COCO's own file")
     test_set = re.sub("^image_info_", "", annotations.path.stem)
     name = f"person_keypoints_{test_set}_{re.sub('[^A-Za-z0-9-]', '-', algorithm)}_results"
-    part = out / f"{name}.part"
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{name}.json", json.dumps(predictions.results))
-        os.replace(part, out / f"{name}.zip")
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"cannot write {out}/{name}.zip: {error.strerror}; make room or choose another --out") from error
+    with whole_file(out / f"{name}.zip") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.json", json.dumps(predictions.results))
     missing = annotations.images_in_file - len(annotations.images)
     return (f"wrote {out}/{name}.zip: upload it to COCO's keypoint evaluation, https://cocodataset.org/#upload says "
             f"where" + (f"; not this one, though, which lacks {missing} images (--limit)" if missing else ""))

@@ -5,11 +5,12 @@ import copy
 import io
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.annotations import read_image
+from eval.annotations import build_index, read_image
 from runtime.crop import crop_region
 from runtime.errors import BadInput
 from runtime.keypoints import Poses
@@ -166,46 +167,57 @@ def coco_results(poses, scores, image_id, category_id):
 
 
 def coco_metrics(annotations, results, sigmas=None):
-    """pycocotools' ten keypoint numbers.
-
-    Args:
-        annotations: from `load_annotations`.
-        results: list of dicts in COCO's results format; left as it is.
-        sigmas: K standard deviations of the labels, as in `KeypointSchema`; None takes COCO's own, which fit its 17
-            keypoints only.
+    """pycocotools' ten keypoint numbers; arguments as for `evaluated`.
 
     Returns:
         dict of `METRICS`: floats, those of `COCOeval.stats`; -1 where no annotated person is of that size.
     """
-    return dict(zip(METRICS, map(float, coco_scoring(annotations, results, sigmas).stats), strict=True))
+    return metrics_of(evaluated(annotations, results, sigmas))
 
 
-def coco_scoring(annotations, results, sigmas=None):
-    """pycocotools' COCOeval, run; arguments as for `coco_metrics`."""
-    from pycocotools.coco import COCO
+def metrics_of(scoring):
+    """The ten numbers of `evaluated`'s COCOeval at COCO's own levels and areas."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        scoring.accumulate()
+        scoring.summarize()
+    return dict(zip(METRICS, map(float, scoring.stats), strict=True))
+
+
+def evaluated(annotations, results, sigmas=None, levels=None, areas=None, index=None) -> Any:
+    """pycocotools' COCOeval after its `evaluate()`: every image matched.
+
+    Args:
+        annotations: from `load_annotations`.
+        results: list of dicts in COCO's results format; left as it is. Pose i gets the id i + 1.
+        sigmas: K standard deviations of the labels, as in `KeypointSchema`; None takes COCO's own, which fit its 17
+            keypoints only.
+        levels: T levels of OKS; None for COCO's 0.5, 0.55 … 0.95.
+        areas: pairs (least, most), areas of the persons to find in pixels²; None for COCO's all, medium and large.
+        index: another COCO object than the annotations' own.
+    """
     from pycocotools.cocoeval import COCOeval
 
+    index = index or annotations.index
     with contextlib.redirect_stdout(io.StringIO()):
-        if results:
-            found = annotations.index.loadRes(copy.deepcopy(results))
-        else:  # loadRes stumbles over an empty list
-            found = COCO()
-            found.dataset = {**annotations.index.dataset, "annotations": []}
-            found.createIndex()
-        scoring = COCOeval(annotations.index, found, "keypoints")
+        # loadRes stumbles over an empty list.
+        found = index.loadRes(copy.deepcopy(results)) if results else build_index({**index.dataset, "annotations": []})
+        scoring = COCOeval(index, found, "keypoints")
         if sigmas is not None:
             scoring.params.kpt_oks_sigmas = np.array(sigmas)
         if len(scoring.params.kpt_oks_sigmas) != annotations.keypoints:
             raise BadInput(f"{annotations.path} has {annotations.keypoints} keypoints a person but the score knows the "
                            f"sigmas of {len(scoring.params.kpt_oks_sigmas)}; give sigmas of the annotations' keypoints")
+        if levels is not None:
+            scoring.params.iouThrs = np.asarray(levels)
+        if areas is not None:
+            scoring.params.areaRng = [list(area) for area in areas]
+            scoring.params.areaRngLbl = [str(number) for number in range(len(areas))]
         scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
     return scoring
 
 
 def image_similarities(scoring, annotations):
-    """Image id → mean over its persons of the OKS of the pose most like each, from `coco_scoring`; 0 is a miss."""
+    """Image id → mean over its persons of the OKS of the pose most like each, from `evaluated`; 0 is a miss."""
     similarities = {}
     for image_id, persons in annotations.persons.items():
         labelled = annotations.index.loadAnns(annotations.index.getAnnIds(imgIds=[image_id]))

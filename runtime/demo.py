@@ -16,7 +16,7 @@ from runtime import stream
 from runtime.download import download
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import COCO
-from runtime.nms import box_iou
+from runtime.nms import box_iou, keypoint_similarity
 from runtime.walkers import write_clip
 
 FOOTAGE_URL = ("https://raw.githubusercontent.com/intel-iot-devkit/sample-videos/"
@@ -132,10 +132,8 @@ def similarity(keypoints, annotation):
     """OKS (0..1) of (17, 3) keypoints with a COCO annotation: the mean over its labelled keypoints, after
     pycocotools."""
     truth = np.reshape(annotation["keypoints"], (-1, 3))
-    labelled = truth[:, 2] > 0
-    squared = ((np.asarray(keypoints)[:, :2] - truth[:, :2]) ** 2).sum(1)
-    spread = (2 * np.array(COCO.sigmas)) ** 2 * annotation["area"]
-    return float(np.exp(-squared / (2 * spread))[labelled].mean())
+    likeness = keypoint_similarity(keypoints, truth, annotation["area"], COCO.sigmas)
+    return float(likeness[truth[:, 2] > 0].mean())
 
 
 def close_keypoints(keypoints, annotation):

@@ -187,14 +187,58 @@ def read_image(path):
     Raises:
         BadInput: missing, cut off, or no image.
     """
+    return _decode(read_bytes(path), cv2.IMREAD_COLOR, path)
+
+
+def read_bytes(path, offset=0, length=-1):
+    """Part of an image file, the whole by default: (N,) uint8. A file that cannot be read is BadInput."""
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        return np.fromfile(path, np.uint8, length, offset=offset)
     except OSError as error:
         raise BadInput(f"image {path} cannot be read: {error.strerror}") from error
+
+
+# By how much OpenCV divides the sides of a JPEG while it decodes, which takes less time.
+REDUCTIONS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+              8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def decode_labelled(data, size, name, reduction=1):
+    """An image that somebody labelled, in the pixels that the labels mean.
+
+    COCO labels the pixels as stored, other tools the picture turned upright by its EXIF: the labelled size tells which;
+    where there is none, it is as stored.
+
+    Args:
+        data: (N,) uint8, the file.
+        size: labelled width and height, or None.
+        name: for the error.
+        reduction: 1, 2, 4 or 8, by which both sides are to be divided.
+
+    Returns:
+        (H, W, 3) uint8 BGR, sides rounded up, and by what they are divided really: `reduction`, or 1.
+
+    Raises:
+        BadInput: cut off, no image, or of another size than labelled.
+    """
+    if bytes(data[:2]) != b"\xff\xd8":  # of other formats OpenCV decodes all pixels anyway
+        reduction = 1
+    image = _decode(data, REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    if size and image.shape[1::-1] != tuple(-(-side // reduction) for side in size):
+        reduction, image = 1, _decode(data, cv2.IMREAD_COLOR, name)
+        if image.shape[1::-1] != tuple(size):
+            raise BadInput(f"image {name} is {image.shape[1]}x{image.shape[0]} pixels but was annotated at "
+                           f"{size[0]}x{size[1]}; give the images that the annotations were made on")
+    return image, reduction
+
+
+def _decode(data, flags, name):
+    try:
+        image = cv2.imdecode(data, flags)
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         image = None
     if image is None:
-        raise BadInput(f"image {path} cannot be decoded: no image, empty or cut off; replace or remove it")
+        raise BadInput(f"image {name} cannot be decoded: no image, empty or cut off; replace or remove it")
     return image
 
 

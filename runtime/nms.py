@@ -36,6 +36,23 @@ def nms(boxes, scores, iou_threshold=IOU_THRESHOLD, max_boxes=MAX_BOXES):
     return np.array(kept, np.int64)
 
 
+def keypoint_similarity(a, b, area, sigmas):
+    """The summands of OKS, exp(-d² / 2 (2σ)² area) (https://cocodataset.org/#keypoints-eval).
+
+    Args:
+        a, b: (…, K, ≥2) keypoints, x and y in pixels, broadcast.
+        area: (…) square pixels: the person's size.
+        sigmas: (K,) standard deviations, as in `KeypointSchema`.
+
+    Returns:
+        (…, K) float64 in 0..1, 1 for equal places.
+    """
+    distances = ((np.asarray(a, np.float64)[..., :2] - np.asarray(b, np.float64)[..., :2]) ** 2).sum(-1)
+    variances = (2 * np.asarray(sigmas, np.float64)) ** 2
+    # np.spacing(1), as in pycocotools: without any area equal places are the same, and others have nothing in common.
+    return np.exp(-distances / (2 * variances * (np.asarray(area, np.float64)[..., None] + np.spacing(1))))
+
+
 def oks(a, b, areas_a, areas_b, sigmas):
     """Object keypoint similarity of every pose of one set with every pose of another.
 
@@ -48,14 +65,10 @@ def oks(a, b, areas_a, areas_b, sigmas):
         sigmas: (K,) standard deviations, as in `KeypointSchema`.
 
     Returns:
-        (N, M) float64 in 0..1, 1 for equal poses (https://cocodataset.org/#keypoints-eval).
+        (N, M) float64 in 0..1, 1 for equal poses.
     """
-    a, b = np.asarray(a, np.float64)[:, None, :, :2], np.asarray(b, np.float64)[None, :, :, :2]
     areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
-    variances = (2 * np.asarray(sigmas, np.float64)) ** 2
-    distances = ((a - b) ** 2).sum(-1)
-    # np.spacing(1): two poses without any area are the same where they coincide, and else have nothing in common.
-    return np.exp(-distances / (2 * variances * (areas[..., None] + np.spacing(1)))).mean(-1)
+    return keypoint_similarity(np.asarray(a)[:, None], np.asarray(b)[None], areas, sigmas).mean(-1)
 
 
 def oks_nms(keypoints, scores, areas, sigmas, threshold=OKS_THRESHOLD):

@@ -4,6 +4,7 @@ Each writer has `write(result, drawn)`, result from the pipeline and drawn its (
 skeletons, and `close()`. A write that did not land raises BadInput; what landed before is kept and playable.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -210,6 +211,30 @@ def _open_file(path, truncate=False):
         return open(path, "wb" if truncate else "ab", buffering=0)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Write a whole file or none: yields the path of another one beside it, which takes its name in the end.
+
+    BadInput where that fails; what `path` held before is kept then.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def write_json(path, data, indent=None):
+    """Write a whole JSON file or none; `indent` as for `json.dumps`."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(data, indent=indent) + "\n", encoding="utf-8")
 
 
 def make_folder(folder):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from eval.coco import evaluate, load_annotations
+from eval.annotations import load_annotations
+from eval.scoring import evaluate
 from runtime.demo import rate
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine

@@ -12,8 +12,7 @@ pytest.importorskip("tensorflow")
 from runtime.draw import LEFT, RIGHT  # noqa: E402
 from runtime.keypoints import COCO  # noqa: E402
 from runtime.walkers import write_stills  # noqa: E402
-from train import check as checks  # noqa: E402
-from train.check import check  # noqa: E402
+from train.check import Report, check, check_data  # noqa: E402
 from train.config import Config  # noqa: E402
 from train.sample_picture import write_sample_picture  # noqa: E402
 
@@ -33,7 +32,7 @@ def tiny(folder, **changes):
 
 
 @pytest.fixture
-def damaged(rendered, tmp_path, monkeypatch, capsys):
+def damaged(rendered, tmp_path, capsys):
     """A function: damage(annotations, folder) → exit code and report of a damaged copy, but for the batch."""
     def run(damage, **changes):
         shutil.copytree(rendered, tmp_path / "copy")
@@ -41,9 +40,9 @@ def damaged(rendered, tmp_path, monkeypatch, capsys):
         content = json.loads(path.read_text())
         damage(content, tmp_path / "copy")
         path.write_text(json.dumps(content))
-        monkeypatch.setattr(checks, "check_batch", lambda *_: None)
-        code = check(tiny(tmp_path / "copy", **changes))
-        return code, capsys.readouterr().out
+        report = Report()
+        check_data(report, tiny(tmp_path / "copy", **changes))
+        return report.end(), capsys.readouterr().out
     return run
 
 

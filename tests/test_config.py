@@ -46,3 +46,18 @@ def test_the_defaults_are_those_of_tf_simple_human_pose(name, keypoints):
     assert schedule == ((5e-5, [10, 15], 10, 20) if name == "PoseTrack" else (5e-4, [90, 120], 10, 140))
     larger = load_config(ROOT / f"configs/{name.lower()}.toml", ["input_size=[288, 384]", "sigma=3"])
     assert larger.input_size == [288, 384] and larger.sigma == 3
+
+
+def test_a_config_takes_what_it_does_not_say_from_its_base(tmp_path):
+    (tmp_path / "coco.toml").write_text("batch = 64\nsigma = 3\n")
+    (tmp_path / "mpii.toml").write_text('base = "coco.toml"\nkeypoints = "mpii"\nbatch = 16\n')
+    config = load_config(tmp_path / "mpii.toml", ["epochs=7"])
+    assert (config.keypoints, config.batch, config.sigma, config.epochs) == ("mpii", 16, 3.0, 7)
+
+
+@pytest.mark.parametrize("base", ['"b.toml"', '"a.toml"', "3", "[]"])
+def test_a_base_that_is_none_is_named(tmp_path, base):
+    (tmp_path / "a.toml").write_text(f"base = {base}\n")
+    (tmp_path / "b.toml").write_text('base = "a.toml"\n')
+    with pytest.raises(BadInput, match="base = .* is not the name of another config beside it"):
+        load_config(tmp_path / "a.toml")

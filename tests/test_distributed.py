@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -127,9 +128,33 @@ def test_a_machine_that_does_not_come_is_named(monkeypatch, index):
         devices.choose_strategy("cpu")
 
 
-def test_a_batch_that_cannot_be_divided_is_named():
+@pytest.mark.parametrize("index, first", [(1, "nobody.invalid:2222"), (0, "127.0.0.1:99999"), (0, "nobody")])
+def test_a_first_machine_that_cannot_be_is_named(monkeypatch, index, first):
+    cluster = {"worker": [first, "127.0.0.1:9"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}))
+    with pytest.raises(BadInput, match=f"{first}, the first machine of TF_CONFIG"):
+        devices.choose_strategy("cpu")
+
+
+def test_a_stranger_who_says_nothing_does_not_end_the_wait():
+    ports = free_ports(2)
+    machines = [f"127.0.0.1:{port}" for port in ports]
+    first = threading.Thread(target=devices._wait_for, args=(machines, 0))
+    first.start()
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", ports[0])):
+        devices._wait_for(machines, 1)
+    first.join(timeout=10)
+    assert not first.is_alive()
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"batch": 8}, "batch = 8 cannot be divided over 3 devices"),
+    ({"batch": 9, "accumulate": 2}, "accumulate = 2 does not divide the 3 samples of a device's share"),
+])
+def test_a_batch_that_cannot_be_divided_is_named(changes, words):
     class Three:
         num_replicas_in_sync = 3
 
-    with pytest.raises(BadInput, match="batch = 8 cannot be divided over 3 devices"):
-        devices.distributed_batches(Three(), Config(batch=8), None, 0)
+    with pytest.raises(BadInput, match=words):
+        devices.distributed_batches(Three(), Config(**changes), None, 0)

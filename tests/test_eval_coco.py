@@ -9,7 +9,7 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval, Params
 
 from eval.annotations import load_annotations
-from eval.coco import METRICS, Predictions, coco_metrics, count_found, evaluate, predict
+from eval.scoring import METRICS, Predictions, coco_metrics, count_found, evaluate, predict
 from runtime.engine import open_engine
 from runtime.errors import BadInput
 from runtime.keypoints import COCO

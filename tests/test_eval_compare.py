@@ -12,8 +12,8 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
 from eval.annotations import load_annotations
-from eval.bootstrap import differences, draw_weights, evaluated, figures, interval, matches_of, sigmas_of
-from eval.coco import METRICS, coco_metrics
+from eval.bootstrap import differences, draw_weights, figures, interval, matches_of, sigmas_of
+from eval.scoring import METRICS, coco_metrics, evaluated
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
 from tests.coco_data import ROOT

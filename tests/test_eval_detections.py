@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from eval.annotations import load_annotations
-from eval.coco import METRICS, Predictions, predict
 from eval.detections import load_detections
+from eval.scoring import METRICS, Predictions, predict
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.errors import BadInput

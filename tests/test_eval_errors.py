@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from eval.annotations import load_annotations
-from eval.bootstrap import AREAS, evaluated
-from eval.coco import coco_metrics
+from eval.bootstrap import AREAS
 from eval.diagnosis import CORRECTIONS, TYPES, ap_impact, best_ranked, corrected, count_score_errors, diagnose
 from eval.errors import analyse, by_group, by_keypoint, groups_of, schema_of, table, type_shares
+from eval.scoring import coco_metrics, evaluated
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
 from tests.coco_data import ROOT, read_metrics, run_main

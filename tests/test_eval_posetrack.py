@@ -82,5 +82,5 @@ def test_bad_input_is_named_and_nothing_written(tmp_path):
     assert not out.exists()
     (originals / "bad.json").unlink()
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="cannot write to folder"):
+    with pytest.raises(BadInput, match="cannot write "):
         write_videos(good, originals, tmp_path / "file")

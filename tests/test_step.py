@@ -8,6 +8,7 @@ tf = pytest.importorskip("tensorflow")
 import keras  # noqa: E402
 
 from train.config import Config  # noqa: E402
+from train.snapshot import averaged_weights  # noqa: E402
 from train.step import build_optimizer, learning_rate, training_step  # noqa: E402
 
 # On import, that is before any test has started TensorFlow, which then takes no more devices.
@@ -95,14 +96,24 @@ def test_adam_s_decay_is_an_l2_penalty_on_kernels():
     assert (gamma.numpy() > 1 - 2 * config.learning_rate).all(), "norms are not decayed"
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_like_float32(precision):
-    exact, _ = run(Config(**TINY))
+def test_mixed_precision_trains_like_float32(precision, devices, two_devices):
+    strategy = two_devices if devices == 2 else None
+    exact, exact_network = run(Config(**TINY), strategy)
     keras.config.set_dtype_policy(precision)
     try:
-        rough, network = run(Config(**TINY, precision=precision))
+        rough, network = run(Config(**TINY, precision=precision), strategy)
     finally:
         keras.config.set_dtype_policy("float32")
+    kept = network.get_weights()
+    averages = averaged_weights(network, network.optimizer)
+    for now, before in zip(network.get_weights(), kept, strict=True):
+        np.testing.assert_array_equal(now, before)
+    exact_averages = averaged_weights(exact_network, exact_network.optimizer)
+    for ours, theirs, raw in zip(averages, exact_averages, kept, strict=True):
+        if ours.ndim > 1:  # biases: the last one does not matter to a softmax, Adam makes steps of rounding errors
+            np.testing.assert_allclose(ours, theirs, atol=0.2 * np.abs(theirs - raw).max())
     assert network.layers[2].compute_dtype == precision.removeprefix("mixed_")
     assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
     np.testing.assert_allclose(rough, exact, rtol=0.02)

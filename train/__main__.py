@@ -13,6 +13,7 @@ import os
 import sys
 
 from runtime.errors import run_command
+from train.config import add_config_arguments, load_config
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -20,19 +21,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/pose.toml", help="TOML file (default: %(default)s)")
+    add_config_arguments(parser)
     parser.add_argument("--gpu", default="0", metavar="0,1", help="GPU numbers, 0,1 or 0-1, or cpu (default: 0)")
     parser.add_argument("--continue", dest="resume", action="store_true", help="go on where the run stopped")
     parser.add_argument("--check", action="store_true",
                         help="do not train: look for mistakes in data and config, and learn one batch, in a minute")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override a key of the config; may be repeated")
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    from train.config import load_config
     config = load_config(arguments.config, arguments.overrides)
     if arguments.check:
         from train.check import check

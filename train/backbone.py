@@ -28,8 +28,11 @@ TAPS = {
 }
 # The last layer of stride 4, for freezing: what lies before it holds edges and textures, which ImageNet
 # taught well, and costs more than half of a training step, for its maps are large.
-STEM_ENDS = {name: "block_5_add" if name == "mobilenetv2" else "block1_unit3_out" if name.startswith("resnet_v1_") else
-             "conv2_block3_out" for name in TAPS}
+STEM_ENDS = {
+    "mobilenetv2": "block_5_add",
+    **{f"resnet{depth}": "conv2_block3_out" for depth in UNITS},
+    **{f"resnet_v1_{depth}": "block1_unit3_out" for depth in UNITS},
+}
 KERAS_MAKERS = {"mobilenetv2": keras.applications.MobileNetV2, "resnet50": keras.applications.ResNet50,
                 "resnet101": keras.applications.ResNet101, "resnet152": keras.applications.ResNet152}
 

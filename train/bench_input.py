@@ -31,7 +31,7 @@ from runtime.crop import crop_matrix, crop_region, transform_points, warp_crop
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import SCHEMAS
 from train.augment import augment_person
-from train.config import load_config
+from train.config import add_config_arguments, load_config
 from train.datasets import sampler
 from train.loader import PROCESS_KILLED, Loader, end_with_parent, worker_count
 from train.pack import pack
@@ -45,13 +45,11 @@ PIXEL_MEANS = np.array([[[123.68, 116.78, 103.94]]])
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m train.bench_input", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/pose.toml", help="TOML file (default: %(default)s)")
+    add_config_arguments(parser)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each way, in all (default: %(default)s)")
     parser.add_argument("--packed", nargs="?", const="", metavar="FOLDER",
                         help="measure packed data, too: the folder that holds the same data packed; without a folder, "
                              "all of it is packed into a temporary one first")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override a key of the config; may be repeated")
     return parser.parse_args()
 
 

@@ -39,7 +39,6 @@ FLIPPED = 300  # persons whose mirrored crops are looked at
 SMALL = 12.0  # root of the area in pixels of the detector's input, below which it hardly finds anybody
 
 
-
 @dataclass
 class Labels:
     """The annotations of an entry of `data`, N of them with K keypoints.
@@ -99,6 +98,11 @@ class Report:
         for level, text in ([("ok", summary)] if summary and not wrong else []) + findings:
             print(f"{check:<12}{level:<7}{text}", flush=True)
 
+    def end(self):
+        """Print the verdict. Returns the exit code: 0, or 2 where something is wrong."""
+        print(f"{self.wrong} wrong" if self.wrong else "nothing is wrong")
+        return 2 if self.wrong else 0
+
 
 def check(config):
     """Print what is wrong with the data of a config, and whether its network learns one batch of them.
@@ -106,7 +110,18 @@ def check(config):
     Returns:
         Exit code: 0, or 2 where something is wrong.
     """
-    report, batch = Report(), []
+    report = Report()
+    check_batch(report, check_data(report, config), config)
+    return report.end()
+
+
+def check_data(report, config):
+    """Report on every entry of a config's `data`.
+
+    Returns:
+        The best persons or photographs of them, for `check_batch`.
+    """
+    batch = []
     for entry in config.data:
         try:
             labels, findings = read_labels(entry, config)
@@ -125,9 +140,7 @@ def check(config):
             check_boxes(report, persons, f"{labels.crowd.sum()} regions to ignore")
             check_persons(report, labels, config)
             batch += best_photos(labels, readable)
-    check_batch(report, batch, config)
-    print(f"{report.wrong} wrong" if report.wrong else "nothing is wrong")
-    return 2 if report.wrong else 0
+    return batch
 
 
 def read_labels(entry, config):

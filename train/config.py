@@ -108,21 +108,27 @@ class Config:
             raise BadInput(f"input_size = {self.input_size} is not [width, height] in multiples of 32")
         if self.attention_width % 32:
             raise BadInput(f"attention_width = {self.attention_width} is not a multiple of 32, the width of a head")
+        if not all(type(epoch) is int for epoch in self.step_epochs):
+            raise BadInput(f"step_epochs = {self.step_epochs} is not a list of whole numbers")
         if not all(isinstance(folder, str) for folder in self.data):
             raise BadInput(f"data = {self.data} is not a list of folders and JSON files")
         self.decay_epochs = max(1, min(self.decay_epochs, self.epochs))
         self.name = self.name or self.task
 
 
+def add_config_arguments(parser, default="configs/pose.toml"):
+    """--config and --set of a command; `load_config(arguments.config, arguments.overrides)` reads them."""
+    parser.add_argument("--config", default=default, help="TOML file (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override a key of the config; may be repeated")
+
+
 def load_config(path, overrides=()):
-    """Config from a TOML file and `key=value` strings (values as in Python; bare words are strings)."""
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"no config at {path}; the project's own are in configs/")
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    """Config from a TOML file and `key=value` strings (values as in Python; bare words are strings).
+
+    A file with `base = "other.toml"`, which lies beside it, has the keys of that file but for its own.
+    """
+    values = _read_toml(Path(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -139,6 +145,21 @@ def load_config(path, overrides=()):
         elif type(value) is not wanted:
             raise BadInput(f"{key} = {value!r} should be of type {wanted.__name__}")
     return Config(**values)
+
+
+def _read_toml(path, within=()):
+    if not path.is_file():
+        raise BadInput(f"no config at {path}; the project's own are in configs/")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if type(base) is not str or path.parent / base in (path, *within):
+        raise BadInput(f"base = {base!r} in {path} is not the name of another config beside it")
+    return {**_read_toml(path.parent / base, (path, *within)), **values}
 
 
 def _parse(text):

@@ -4,15 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from runtime.errors import BadInput
+from runtime.frames import decode_labelled, read_bytes
 from runtime.keypoints import SCHEMAS
 
 GOLDEN_RATIO = 0.6180339887498949
-REDUCTIONS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-              8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 @dataclass
@@ -177,51 +175,18 @@ def check_images(items):
 
 
 def read_stored(item, reduction=1):
-    """The image of a Person or Photo, of a JPEG perhaps fewer pixels, which take less time to decode.
+    """The image of a Person or Photo, of a JPEG perhaps fewer pixels: `runtime.frames.decode_labelled`.
 
-    COCO labels the pixels as stored, other tools the picture turned upright by its EXIF: the labelled size tells which;
-    where there is none, it is as stored.
-
-    Args:
-        reduction: 1, 2, 4 or 8, by which both sides are to be divided.
-
-    Returns:
-        (H, W, 3) uint8 BGR, sides rounded up, and by what they are divided really: `reduction`, or 1. Pixel middles
-        map as in `reduce_points`, box edges are divided.
-
-    Raises:
-        BadInput: missing, cut off, no image, or of another size than labelled.
+    A pixel x of the whole is (x + 0.5) / reduction − 0.5 in it, a box edge x / reduction. A file that is missing is
+    BadInput, too.
     """
     offset, length = item.span or (0, -1)
-    try:
-        data = np.fromfile(_file(item), np.uint8, length, offset=offset)
-    except OSError as error:
-        raise BadInput(f"image {item.image} cannot be read: {error.strerror}") from error
-    if bytes(data[:2]) != b"\xff\xd8":  # of other formats OpenCV decodes all pixels anyway
-        reduction = 1
-    image = _decode(data, REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION, item)
-    if item.size and image.shape[1::-1] != tuple(-(-side // reduction) for side in item.size):
-        reduction, image = 1, _decode(data, cv2.IMREAD_COLOR, item)
-        if image.shape[1::-1] != tuple(item.size):
-            raise BadInput(f"image {item.image} is {image.shape[1]}x{image.shape[0]} pixels but was annotated at "
-                           f"{item.size[0]}x{item.size[1]}; give the images that the annotations were made on")
-    return image, reduction
+    return decode_labelled(read_bytes(_file(item), offset, length), item.size, item.image, reduction)
 
 
 def _file(item):
     """The file that an image is in."""
     return str(Path(item.image).parent) if item.span else item.image
-
-
-def _decode(data, flags, item):
-    try:
-        image = cv2.imdecode(data, flags)
-    except cv2.error:  # an empty file, or more pixels than OpenCV takes
-        image = None
-    if image is None:
-        place = f" (at byte {item.span[0]})" if item.span else ""
-        raise BadInput(f"image {item.image}{place} cannot be decoded: no image, empty or cut off; replace or remove it")
-    return image
 
 
 def _all_annotations(config):

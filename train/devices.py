@@ -1,5 +1,6 @@
 """Which devices, and which machines, a training runs on."""
 
+import contextlib
 import json
 import os
 import socket
@@ -77,7 +78,9 @@ def _wait_for(machines, index):
 
     TensorFlow itself would wait for a missing machine for ever, deaf to signals.
     """
-    host, port = machines[0].rsplit(":", 1)
+    host, _, port = machines[0].rpartition(":")
+    if not (port.isdecimal() and int(port) < 1 << 16):
+        raise BadInput(f"{machines[0]}, the first machine of TF_CONFIG, is not HOST:PORT")
     deadline = time.monotonic() + MACHINES_WAIT
     callers: dict[int, socket.socket] = {}
     try:
@@ -86,27 +89,32 @@ def _wait_for(machines, index):
                 while len(callers) < len(machines) - 1:
                     server.settimeout(max(0.01, deadline - time.monotonic()))
                     caller, _ = server.accept()
-                    callers[int(caller.recv(16))] = caller
+                    caller.settimeout(1)
+                    with contextlib.suppress(OSError):  # of somebody else, who says nothing
+                        number = int.from_bytes(caller.recv(4), "big")
+                        if 0 < number < len(machines):
+                            callers[number] = caller
                 for caller in callers.values():
                     caller.sendall(b"go")
                     caller.close()
             return
-        while True:
+        while time.monotonic() < deadline:
             try:
                 with socket.create_connection((host, int(port)), timeout=1) as call:
-                    call.sendall(str(index).encode())
+                    call.sendall(index.to_bytes(4, "big"))
                     call.settimeout(max(0.01, deadline - time.monotonic()))
                     if call.recv(2) == b"go":
                         return
-            except ConnectionError:
+            except (ConnectionError, TimeoutError):
                 pass  # not there yet
-            if time.monotonic() > deadline:
-                raise TimeoutError
             time.sleep(0.2)
+        raise TimeoutError
     except TimeoutError:
         missing = ", ".join(machines[other] for other in range(1, len(machines)) if other not in callers)
         raise BadInput(f"waited {MACHINES_WAIT:.0f} s in vain for {missing if index == 0 else machines[0]} of "
                        "TF_CONFIG; start the same command there") from None
+    except OSError as error:  # a name that nobody knows, a port that is taken
+        raise BadInput(f"{machines[0]}, the first machine of TF_CONFIG: {error}; give another host or port") from error
 
 
 def writes(strategy):
@@ -124,6 +132,9 @@ def distributed_batches(strategy, config, loader, first_sample):
     if config.batch % replicas:
         raise BadInput(f"batch = {config.batch} cannot be divided over {replicas} devices; choose a multiple of it")
     share = config.batch // replicas
+    if share % config.accumulate:
+        raise BadInput(f"accumulate = {config.accumulate} does not divide the {share} samples of a device's share; "
+                       "choose another, or another batch")
 
     def share_of(context):
         local = replicas // context.num_input_pipelines

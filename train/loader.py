@@ -15,8 +15,9 @@ import numpy as np
 
 from runtime.crop import warp_crop
 from runtime.errors import BadInput
+from runtime.frames import REDUCTIONS
 from train.augment import augment_mosaic, augment_photo, distort, draw_crop
-from train.datasets import REDUCTIONS, Photo, check_images, load_persons, load_photos, read_stored, sampler
+from train.datasets import Photo, check_images, load_persons, load_photos, read_stored, sampler
 
 MAX_BOXES = 64  # persons of one input that a detector trains on
 PART = 16  # samples that a process makes at a time

@@ -11,15 +11,10 @@ there first: for research; commercial use is not allowed, since the authors do n
 """
 
 import argparse
-import json
 import math
-import os
-import sys
 import zlib
-from collections import Counter
 from pathlib import Path
 
-import imagesize
 import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError, mat_struct
@@ -27,6 +22,7 @@ from tqdm import tqdm
 
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import MPII
+from train.coco_file import CocoFile, keypoint_box
 
 PERSON_HEIGHT = 200  # pixels; MPII's scale is a person's height over this
 BOX_ENLARGED = 1.2  # a person's box is the extent of the keypoints times this, as TF-SimpleHumanPose has it
@@ -184,93 +180,11 @@ def read_keypoints(person):
     return keypoints
 
 
-def keypoint_box(keypoints, enlarged):
-    """Extent of the labelled of (K, 3) keypoints times a factor: [left, top, width, height]; None if it is flat.
-
-    TF-SimpleHumanPose takes a pixel off the extent first. That is its slip: points at 10 and 20 are 10 apart, and
-    PoseTrack's own boxes are the plain extent, enlarged.
-    """
-    labelled = keypoints[keypoints[:, 2] > 0, :2]
-    if not len(labelled):
-        return None
-    low, high = labelled.min(0), labelled.max(0)
-    extent = (high - low) * enlarged
-    return [*((low + high - extent) / 2).tolist(), *extent.tolist()] if extent.all() else None
-
-
 def square_box(center, side, size):
     """A square cut to the image: [left, top, width, height], or None if nothing is left."""
     low = np.maximum(np.subtract(center, side / 2), 0)
     extent = np.minimum(np.add(center, side / 2), size) - low
     return [*low.tolist(), *extent.tolist()] if (extent > 0).all() else None
-
-
-class CocoFile:
-    """A COCO keypoint file under way: what goes in, and what is left out and why.
-
-    Attributes:
-        images, annotations: COCO's lists of dicts.
-        left_out: Counter, reason → how many.
-        missing: paths of images that are not there or are no pictures.
-    """
-
-    def __init__(self, schema):
-        self.schema = schema
-        self.images, self.annotations = [], []
-        self.left_out: Counter[str] = Counter()
-        self.missing = []
-
-    def image_size(self, path):
-        """(width, height) as stored, from the file's header alone; None, and noted, if there is no such picture."""
-        size = imagesize.get(path, exif_rotation=False)  # (-1, -1) where there is no such file too
-        if min(size) < 1:
-            self.missing.append(str(path))
-            return None
-        return size
-
-    def add_image(self, image, size):
-        self.images.append({**image, "width": size[0], "height": size[1]})
-
-    def add_person(self, image_id, bbox, keypoints=None, iscrowd=0, **more):
-        """Add an annotation: bbox as COCO's, keypoints (K, 3) x, y, visibility, or none of them; more fields."""
-        keypoints = np.zeros((len(self.schema), 3)) if keypoints is None else keypoints
-        # Ids from 1: pycocotools counts an annotation with id 0 as found by nobody.
-        self.annotations.append({
-            "id": len(self.annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": iscrowd,
-            "bbox": bbox, "area": bbox[2] * bbox[3], "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-            "keypoints": keypoints.ravel().tolist(), **more})
-
-    def write(self, path):
-        """Write the file whole or not at all, and say what is in it. False, and nothing written, without images."""
-        if self.missing:
-            print(f"warning: {len(self.missing)} images are missing or unreadable, the first is {self.missing[0]}; "
-                  f"they are not in {path}", file=sys.stderr)
-            self.left_out["images missing or unreadable"] = len(self.missing)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items())) or "nothing"
-        if not self.images:
-            print(f"warning: {path} is not written, for it would have no images; left out: {left_out}", file=sys.stderr)
-            return False
-        category = {"supercategory": "person", "id": 1, "name": "person", "keypoints": list(self.schema.names),
-                    "skeleton": [[start + 1, end + 1] for start, end in self.schema.limbs]}
-        write_json(path, {"images": self.images, "annotations": self.annotations, "categories": [category]})
-        ignored = sum(annotation["iscrowd"] for annotation in self.annotations)
-        labelled = sum(annotation["num_keypoints"] > 0 for annotation in self.annotations)
-        print(f"{path}: {len(self.images)} images, {labelled} persons with keypoints, "
-              f"{len(self.annotations) - labelled - ignored} without, {ignored} regions to ignore; "
-              f"left out: {left_out}")
-        return True
-
-
-def write_json(path, data):
-    partial = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        if partial.is_file():
-            partial.unlink()
-        raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ class NetworkEngine:
 
     def run(self, batch):
         """(N, H, W, 3) uint8 BGR → {output name: float32 array}."""
-        outputs = self.network.predict_on_batch(np.asarray(batch, np.float32))
-        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+        # Padded to a power of two, since TensorFlow builds a graph for each size of batch that it meets.
+        padded = np.zeros((1 << (len(batch) - 1).bit_length(), *np.shape(batch)[1:]), np.float32)
+        padded[:len(batch)] = batch
+        outputs = self.network.predict_on_batch(padded)
+        return {name: keras.ops.convert_to_numpy(value)[:len(batch)] for name, value in outputs.items()}
 
 
 def deployed(network, config):

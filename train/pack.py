@@ -36,7 +36,7 @@ from runtime.crop import crop_region
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import SCHEMAS
 from train.augment import half_body
-from train.config import load_config
+from train.config import add_config_arguments, load_config
 from train.datasets import check_images, labelled_persons, person_of, read_stored
 from train.loader import AHEAD, PROCESS_KILLED, check_unreadable, reduction_for, start_processes, worker_count
 
@@ -50,14 +50,12 @@ PHOTOS = 8  # that a process cuts at a time
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m train.pack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/pose.toml", help="TOML file (default: %(default)s)")
+    add_config_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--quality", type=int, default=QUALITY, help="of the JPEGs, 1 to 100 (default: %(default)s)")
     parser.add_argument("--margin", type=float, default=MARGIN,
                         help="sides of what is stored, by those of the crop that shows the person in the middle "
                              "(default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override a key of the config; may be repeated")
     return parser.parse_args()
 
 

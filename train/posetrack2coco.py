@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import POSETRACK
-from train.mpii2coco import CocoFile, keypoint_box
+from train.coco_file import CocoFile, keypoint_box
 
 BOX_ENLARGED = 1.3  # PoseTrack's own boxes are the extent of the keypoints times this
 SPLITS = ("train", "val", "test")

@@ -19,8 +19,8 @@ def validator(config):
     if not config.validation:
         return None
     file, images = find_annotations(config.validation)
-    from eval.annotations import check_images  # needs pycocotools, which training without figures does not
-    from eval.coco import evaluate, load_annotations
+    from eval.annotations import check_images, load_annotations  # needs pycocotools, which training does not
+    from eval.scoring import evaluate
     annotations = load_annotations(file)
     check_images(annotations.images, images)
 
@@ -39,7 +39,8 @@ def box_figures(detector, annotations, images):
     """AP and AP50 of a detector's boxes by pycocotools, and the share of persons with keypoints that it finds."""
     from pycocotools.cocoeval import COCOeval
 
-    from eval.coco import count_found, person_boxes, read_image
+    from eval.annotations import read_image
+    from eval.scoring import count_found, person_boxes
     results, found, persons = [], 0, 0
     for image in annotations.images:
         boxes, scores = detector(read_image(image, images))
