@@ -68,7 +68,7 @@ def load_annotations(path, limit=None, test_set=False):
 
     Raises:
         BadInput: the file is missing, is not JSON, has no images, no keypoints, or lacks fields that the score
-            needs; or pycocotools is not installed.
+            needs; or pycocotools or faster_coco_eval is not installed.
     """
     path = Path(path)
     data = _read_json(path)
@@ -186,9 +186,10 @@ def _need_unique_ids(path, items):
 def build_index(data):
     """pycocotools' COCO object of a data set in memory."""
     try:
+        import faster_coco_eval  # noqa: F401 -- which the score will need: better said now than after hours
         from pycocotools.coco import COCO
     except ModuleNotFoundError as error:
-        raise BadInput("pycocotools is not installed; pip install -e '.[eval]'") from error
+        raise BadInput(f"{str(error.name).split('.')[0]} is not installed; pip install -e '.[eval]'") from error
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = data

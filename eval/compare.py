@@ -16,17 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.annotations import load_annotations
-from eval.bootstrap import RESAMPLES, differences, figures, matches_of, sigmas_of
-from eval.scoring import METRICS, evaluated
+from eval.bootstrap import RESAMPLES, differences, sigmas_of
+from eval.protocol import protocol_differences
+from eval.scoring import METRICS, coco_metrics
 from runtime.errors import BadInput, run_command
 from runtime.write import write_json
 
-# What two runs of the same protocol may differ in: who is measured, on what machine, and the figures themselves.
-# A key that is not here must be equal.
-FREE = {
-    "engine", "engine_sha256", "backend", "backends", "precision", "device", "provider", "providers", "machine",
-    "threads", "versions", "date", "annotations", "poses", "poses_suppressed", "detector_recall",
-}
 SAME_FIGURE = 1e-6  # a score made anew from keypoints.json is that of metrics.json up to here
 
 
@@ -93,21 +88,6 @@ def _read_json(path):
         raise BadInput(f"{path} is not JSON ({error}); run eval.coco again") from error
 
 
-def protocol_differences(first, second):
-    """What two protocols measure differently: list of "key: first's value / second's value", empty where nothing."""
-    free = {key for key in first.keys() | second.keys() if key in FREE or "ms_per" in key or "seconds" in key}
-    if any(key in first and key in second for key in ("detector_sha256", "detections_sha256")):
-        free.add("boxes")  # the path of detector or detections; their content decides
-    return [f"{key}: {_short(first.get(key, 'none'))} / {_short(second.get(key, 'none'))}"
-            for key in sorted(first.keys() | second.keys())
-            if key not in free and first.get(key) != second.get(key)]
-
-
-def _short(value):
-    """Hashes by their first digits, so that a line stays a line."""
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
-
-
 def refuse_other_protocol(first, second):
     """Raise BadInput unless two runs measured the same thing."""
     different = protocol_differences(first, second)
@@ -141,8 +121,7 @@ def annotations_of(run, path=None, check=True):
         raise BadInput(f"{run.folder}/keypoints.json has poses on {len(set(strange))} images that are not in {path} "
                        f"(first: {strange[0]}); give its annotations with --annotations")
     if check:
-        matches = matches_of(evaluated(annotations, run.results, sigmas_of(annotations, run.protocol)))
-        score = figures(matches)["AP"]
+        score = coco_metrics(annotations, run.results, sigmas_of(annotations, run.protocol))["AP"]
         if abs(score - run.metrics["AP"]) > SAME_FIGURE:
             raise BadInput(f"{run.folder}/keypoints.json has AP {score:.6f} on {path} but metrics.json says "
                            f"{run.metrics['AP']:.6f}; the files are of different runs or of keypoints with other "

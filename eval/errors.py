@@ -18,7 +18,6 @@ from eval.bootstrap import (
     AREAS,
     LEVELS,
     Matches,
-    figures,
     matches_of,
     precision_recall,
     sigmas_of,
@@ -35,7 +34,7 @@ from eval.diagnosis import (
     labels_of,
     only_persons,
 )
-from eval.scoring import evaluated, person_boxes
+from eval.scoring import coco_metrics, evaluated, person_boxes
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import SCHEMAS
 from runtime.nms import box_iou
@@ -150,8 +149,8 @@ def analyse(annotations, results, sigmas, schema, images_dir=None):
     diagnosis = diagnose(annotations, results, sigmas, schema.flip_order)
     scoring = evaluated(annotations, results, sigmas, areas=[AREAS[""]])
     return {
-        "metrics": {name: None if np.isnan(value) else value for name, value in
-                    figures(matches_of(evaluated(annotations, results, sigmas))).items()},
+        "metrics": {name: None if value < 0 else value
+                    for name, value in coco_metrics(annotations, results, sigmas).items()},
         "persons": annotations.person_count,
         "located_persons": len(diagnosis.persons),
         "persons_without_pose": len(diagnosis.missed),

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: its files, its pictures, its protocol and its table."""
 
 import hashlib
-import json
 import re
 import tempfile
 import zipfile
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 
 from eval.annotations import read_image
+from eval.predictions import json_parts
 from eval.scoring import FOUND_IOU, FOUND_SCORE
+from runtime.backends import library_of
 from runtime.draw import draw_poses
 from runtime.errors import BadInput
 from runtime.write import whole_file
@@ -38,14 +38,15 @@ def write_upload(out, annotations, predictions, algorithm):
     Returns:
         What to do with it, in a sentence or two (https://cocodataset.org/#upload).
     """
-    strange = [result["image_id"] for result in predictions.results if type(result["image_id"]) is not int]
+    strange = [image.image_id for image in predictions.kept if type(image.image_id) is not int]
     if strange:
         raise BadInput(f"{annotations.path}: image ids such as {strange[0]!r} are no whole numbers, which COCO's "
                        "server does not take; give COCO's own file")
     test_set = re.sub("^image_info_", "", annotations.path.stem)
     name = f"person_keypoints_{test_set}_{re.sub('[^A-Za-z0-9-]', '-', algorithm)}_results"
-    with whole_file(out / f"{name}.zip") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"{name}.json", json.dumps(predictions.results))
+    with (whole_file(out / f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+          archive.open(f"{name}.json", "w", force_zip64=True) as file):
+        file.writelines(part.encode() for part in json_parts(predictions.each_result()))
     missing = annotations.images_in_file - len(annotations.images)
     return (f"wrote {out}/{name}.zip: upload it to COCO's keypoint evaluation, https://cocodataset.org/#upload says "
             f"where" + (f"; not this one, though, which lacks {missing} images (--limit)" if missing else ""))
@@ -61,34 +62,39 @@ def draw_pictures(folder, count, annotations, predictions, similarities, images_
     Returns:
         How many there are.
     """
-    images = [image for image in annotations.images if image["id"] in predictions.poses
+    done = {image.image_id for image in predictions.kept}
+    images = [image for image in annotations.images if image["id"] in done
               and (similarities is None or image["id"] in similarities)]
     if similarities is not None:
         images.sort(key=lambda image: similarities[image["id"]])
+    images = images[:count]
+    poses = predictions.poses_of({image["id"] for image in images})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("[0-9][0-9][0-9]_*.jpg"):
             old.unlink()
     except OSError as error:
         raise BadInput(f"cannot write to folder {folder}: {error.strerror}; see to its rights") from error
-    for number, image in enumerate(images[:count]):
+    for number, image in enumerate(images):
         caption = image["file_name"] + (f"  OKS {similarities[image['id']]:.2f}" if similarities is not None else "")
-        picture = draw_poses(read_image(image, images_dir), predictions.poses[image["id"]], schema, caption=caption)
+        picture = draw_poses(read_image(image, images_dir), poses[image["id"]], schema, caption=caption)
         path = folder / f"{number:03d}_{Path(image['file_name']).stem}.jpg"
         if not cv2.imwrite(str(path), picture):
             raise BadInput(f"cannot write {path}; make room or draw fewer")
-    return len(images[:count])
+    return len(images)
 
 
-def describe_protocol(arguments, path, annotations, predictions, decoding):
-    """Everything that another run needs to give the same numbers; path: the engine's or snapshot's file."""
-    packages = {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "opencv": cv2.__version__,
-                "pycocotools": version("pycocotools")}
+def describe_protocol(arguments, path, annotations, detections, decoding):
+    """All that the numbers hang on; path: the engine's or snapshot's file."""
+    library = library_of(arguments.backend)
+    packages = {"numpy": np.__version__, library: version(library), "opencv": cv2.__version__,
+                "pycocotools": version("pycocotools"), "faster_coco_eval": version("faster_coco_eval")}
     if arguments.checkpoint is not None:
         packages["keras"] = version("keras")
     return {
         "engine": str(path),
         "engine_sha256": sha256(path),
+        "backend": "keras" if arguments.checkpoint is not None else arguments.backend,
         "boxes": "ground truth",
         "flip_test": arguments.flip_test,
         "decoding": decoding,
@@ -99,34 +105,41 @@ def describe_protocol(arguments, path, annotations, predictions, decoding):
         "images": len(annotations.images),
         "images_in_file": annotations.images_in_file,
         "persons": annotations.person_count,
-        "poses": predictions.persons,
-        "poses_suppressed": predictions.suppressed,
-        "ms_per_person": 1000 * predictions.pose_seconds / max(predictions.persons + predictions.suppressed, 1),
         "threads": arguments.threads,
         "versions": packages,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_describe_boxes(arguments, annotations, detections),
     }
 
 
-def describe_boxes(arguments, annotations, detections, predictions):
+def _describe_boxes(arguments, annotations, detections):
     """The part of the protocol that boxes which were found add; nothing for ground truth."""
     source = arguments.detector or arguments.detections
     if source is None:
         return {}
     protocol = {"boxes": str(source), "min_score": arguments.min_score, "min_area": arguments.min_area}
-    if not annotations.is_test_set:
-        protocol |= {
-            "detector_recall": predictions.found / annotations.person_count,
-            "detector_recall_rule": f"persons with keypoints, at IoU {FOUND_IOU} with a score > {FOUND_SCORE}",
-        }
     if detections is not None:
         return protocol | {"detections_sha256": sha256(source), "detections_left_out": detections.left_out,
                            "images_without_detections": len(annotations.images) - len(detections.boxes)}
-    return protocol | {
-        "detector_sha256": sha256(source),
-        "detector_threshold": arguments.min_score,
-        "detector_ms_per_frame": 1000 * predictions.detect_seconds / max(predictions.images, 1),
+    return protocol | {"detector_sha256": sha256(source), "detector_threshold": arguments.min_score}
+
+
+def describe_outcome(arguments, annotations, predictions):
+    """What a run adds to its protocol in the end: counts, times, the date."""
+    outcome = {
+        "poses": predictions.persons,
+        "poses_suppressed": predictions.suppressed,
+        "ms_per_person": 1000 * predictions.pose_seconds / max(predictions.persons + predictions.suppressed, 1),
+        "workers": arguments.workers,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if (arguments.detector or arguments.detections) is not None and not annotations.is_test_set:
+        outcome |= {
+            "detector_recall": predictions.found / annotations.person_count,
+            "detector_recall_rule": f"persons with keypoints, at IoU {FOUND_IOU} with a score > {FOUND_SCORE}",
+        }
+    if arguments.detector is not None:
+        outcome["detector_ms_per_frame"] = 1000 * predictions.detect_seconds / max(predictions.images, 1)
+    return outcome
 
 
 def sha256(path):
@@ -152,6 +165,7 @@ def summary(metrics, protocol, predictions):
         lines.append(f"detector: found {protocol['detector_recall']:.3f} of the {protocol['detector_recall_rule']}")
     seconds = predictions.detect_seconds + predictions.pose_seconds
     per_frame = 1000 * seconds / max(predictions.images, 1)
+    workers = f", {protocol['workers']} workers" if protocol["workers"] > 1 else ""
     lines.append(f"speed: {protocol['ms_per_person']:.1f} ms a person, {per_frame:.1f} ms a frame; "
-                 f"{protocol['threads']} thread(s)")
+                 f"{protocol['threads']} thread(s){workers}")
     return "\n".join(lines)

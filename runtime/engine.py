@@ -3,23 +3,17 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
-
+from runtime.backends import DEFAULT_BACKEND, open_backend
 from runtime.errors import BadInput
 from runtime.keypoints import KeypointSchema
 
-OTHER_BACKENDS = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT for RTX", ".xml": "OpenVINO",
-                  ".bin": "OpenVINO", ".tflite": "LiteRT"}
+OTHER_ENGINES = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT for RTX", ".xml": "OpenVINO",
+                 ".bin": "OpenVINO", ".tflite": "LiteRT"}
 POSE_OUTPUTS = {"heatmap": {"heatmaps"}, "simcc": {"simcc_x", "simcc_y"}}
 PERSON_OUTPUTS = ({"boxes", "scores"}, {"kept_boxes", "kept_scores"})
-LOAD_ERRORS = (onnxruntime_errors.Fail, onnxruntime_errors.InvalidArgument, onnxruntime_errors.InvalidGraph,
-               onnxruntime_errors.InvalidProtobuf, onnxruntime_errors.NoSuchFile, onnxruntime_errors.NotImplemented,
-               onnxruntime_errors.RuntimeException)
 
 
-def open_engine(path, kind=None, threads=1):
+def open_engine(path, kind=None, threads=1, backend=DEFAULT_BACKEND):
     """Open an engine file.
 
     Args:
@@ -27,40 +21,46 @@ def open_engine(path, kind=None, threads=1):
         kind: "pose" or "person" where only that kind will do, None to take either.
         threads: CPU threads of one run. More than one shortens a run on an idle machine; in a pipeline two
             engines with several threads each get in each other's way.
+        backend: "onnxruntime", "openvino", or "openvino-bf16", which computes in bfloat16. `runtime.backends` says
+            which are installed.
 
     Raises:
-        BadInput: no such file, no engine, an engine of the other kind, or one not made by `make export`.
+        BadInput: no such file, no engine, an engine of the other kind, one not made by `make export`, or no such
+            backend here.
     """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"engine {path} does not exist: make it with `make export`, or name another file")
-    backend = OTHER_BACKENDS.get(path.suffix.lower())
-    if backend:
-        raise BadInput(f"{path} is an engine of {backend}, which this version does not open: give the .onnx file")
-    engine = OnnxEngine(path, threads)
+    other = OTHER_ENGINES.get(path.suffix.lower())
+    if other:
+        raise BadInput(f"{path} is an engine of {other}, which this version does not open: give the .onnx file")
+    engine = Engine(path, open_backend(path, backend, threads), backend)
     if kind and engine.kind != kind:
         raise BadInput(f"{path} is a {engine.kind} engine where a {kind} engine is needed: give the other file")
     return engine
 
 
-class OnnxEngine:
-    """An engine on the CPU through ONNX Runtime.
+class Engine:
+    """A network, and what it says of itself.
 
     Attributes:
         path: its file.
+        backend: name of what runs it.
         kind: "pose" or "person".
         input_size: (width, height) in pixels.
         metadata: dict of strings as stored in the file: who trained it on what, the licence, the version.
         schema: KeypointSchema of a pose engine, None for a person engine.
         aligned_cells: where the cells of its heatmaps lie, see `runtime.decode`.
+        batch: inputs of one run, None for any number.
         outputs: names of the outputs.
     """
 
-    def __init__(self, path, threads=1):
-        self.path = path
-        self._session = _open_session(path, threads)
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
+    def __init__(self, path, network, backend):
+        self.path, self.backend = path, backend
+        self._network = network
+        self.metadata = network.metadata
+        self.batch = network.port[2][0]
+        self.outputs = tuple(network.outputs)
         self.kind = self.metadata.get("kind")
         try:
             width, height = self.metadata["input_size"].split("x")
@@ -83,16 +83,14 @@ class OnnxEngine:
             "kept_boxes" (M, 4) and "kept_scores" (M,), best first. Boxes are left, top, right, bottom in input
             pixels.
         """
-        values = self._session.run(None, {self._input: np.ascontiguousarray(batch)})
-        return dict(zip(self.outputs, values, strict=True))
+        return dict(zip(self.outputs, self._network.run(batch), strict=True))
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""
-        [port] = self._session.get_inputs()
-        self._input = port.name
+        _, kind, shape = self._network.port
         width, height = self.input_size
-        if port.type != "tensor(uint8)" or port.shape[1:] != [height, width, 3]:
-            raise ValueError(f"input is {port.type} {port.shape}, not uint8 [N, {height}, {width}, 3]")
+        if kind != "uint8" or shape[1:] != [height, width, 3]:
+            raise ValueError(f"input is {kind} {shape}, not uint8 [N, {height}, {width}, 3]")
         wanted: tuple[set[str], ...]
         if self.kind == "pose":
             wanted = (POSE_OUTPUTS[self.metadata["head"]],)
@@ -102,22 +100,9 @@ class OnnxEngine:
             raise KeyError("kind")
         if set(self.outputs) not in wanted:
             raise ValueError(f"outputs are {', '.join(self.outputs)}")
-        channels = self._session.get_outputs()[0].shape[1:2]
+        channels = self._network.outputs[self.outputs[0]][1:2]
         if self.schema is not None and channels[0] != len(self.schema):
             raise ValueError(f"outputs have {channels[0]} channels for {len(self.schema)} keypoints")
-
-
-def _open_session(path, threads):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except LOAD_ERRORS as error:
-        reason = " ".join(str(error).rpartition("failed:")[2].split())
-        raise BadInput(f"{path} is not an engine, or only a part of one: export it again "
-                       f"(ONNX Runtime {onnxruntime.__version__}: {reason})") from error
 
 
 def _schema(text):

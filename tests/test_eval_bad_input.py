@@ -13,6 +13,7 @@ from eval.annotations import load_annotations, read_image
 from runtime.errors import BadInput
 from tests.coco_data import (
     ROOT,
+    read_metrics,
     run_command,
     run_main,
     write_walker_data,
@@ -113,8 +114,8 @@ def test_an_image_that_does_not_decode_keeps_what_was_done(tmp_path, pose_path):
     (tmp_path / "out" / "metrics.json").write_text("of an earlier run")
     done = run_command(["--engine", pose_path, *options])
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: cannot decode image")
-    assert "2.png (13 bytes)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: image")
+    assert "2.png cannot be decoded" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert "kept 2 poses of 2 images" in done.stdout
     assert len(json.loads((tmp_path / "out" / "keypoints.json").read_text())) == 2
@@ -124,20 +125,27 @@ def test_an_image_that_does_not_decode_keeps_what_was_done(tmp_path, pose_path):
 def test_a_full_disk_is_named_and_leaves_no_half_a_file(coco, tmp_path):
     command = ["--engine", coco / "coco.onnx", "--annotations", coco / "annotations.json", "--images", coco / "images",
                "--out", tmp_path]
-    done = run_command(command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    done = run_command(command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)))
     assert done.returncode == 2
     assert "cannot write" in done.stderr.splitlines()[-1]
     assert "choose another --out" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"journal.jsonl", "keypoints.json"}
+    kept = json.loads((tmp_path / "keypoints.json").read_text())
+    lines = (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    assert 1 <= len(kept) < 18 and len(lines) > 1 and all(line.endswith("\n") and json.loads(line) for line in lines)
+    assert run_command([*command, "--continue"]).returncode == 0
+    assert json.loads((tmp_path / "keypoints.json").read_text())[:len(kept)] == kept
+    assert read_metrics(tmp_path)["protocol"]["poses"] == 18
 
 
-def test_pycocotools_missing_is_said_before_anything_runs(coco):
-    script = ("import sys; sys.modules['pycocotools'] = None; sys.argv = ['eval.coco', *sys.argv[1:]]; "
+@pytest.mark.parametrize("package", ["pycocotools", "faster_coco_eval"])
+def test_a_package_missing_is_said_before_anything_runs(coco, package):
+    script = (f"import sys; sys.modules['{package}'] = None; sys.argv = ['eval.coco', *sys.argv[1:]]; "
               "from eval.coco import main; from runtime.errors import run_command; run_command(main)")
     done = subprocess.run([sys.executable, "-c", script, "--annotations", coco / "annotations.json", "--images", coco],
                           cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr == "error: pycocotools is not installed; pip install -e '.[eval]'\n"
+    assert done.stderr == f"error: {package} is not installed; pip install -e '.[eval]'\n"
 
 
 def test_pictures_are_read_the_way_they_were_labelled(tmp_path):

@@ -9,7 +9,7 @@ from train.pose_network import deployed_pose_network
 
 
 class NetworkEngine:
-    """Attributes and `run` as of `runtime.engine.OnnxEngine`; `network` is the Keras model that ships."""
+    """Attributes and `run` as of `runtime.engine.Engine`; `network` is the Keras model that ships."""
 
     def __init__(self, network, config):
         self.kind = config.task

@@ -1,0 +1,209 @@
+"""Our engines beside public ones, on the same photographs, in the same run.
+
+    python -m eval.scoreboard --annotations person_keypoints_val2017.json --images val2017 --peers DIR
+
+AP of poses on annotated boxes and end to end with each detector (OKS-NMS 0.9), the share of persons found (IoU 0.5,
+score above 0.3), each with its 95 % interval over images; and what a run of each network takes on one thread, in
+float32, as a ratio to the first peer's. Floors and aims are those that this project set itself.
+
+--peers is a folder with any of tinypose_256x192.xml, picodet_s_320_person.xml (OpenVINO) and yolox_nano_416.onnx.
+Writes scoreboard.json to --out.
+"""
+
+import argparse
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eval.annotations import check_images, load_annotations, read_image
+from eval.bootstrap import RESAMPLES, Interval, draw_weights, interval
+from eval.options import DETECTOR_THRESHOLD
+from eval.peers import open_detectors, open_poses
+from eval.predictions import Predictions
+from eval.report import prepare_folder
+from eval.scoring import count_found, person_boxes, predict, suppress_duplicates
+from runtime.backends import installed_backends
+from runtime.detect import PersonDetector
+from runtime.engine import open_engine
+from runtime.errors import BadInput, run_command
+from runtime.keypoints import COCO
+from runtime.nms import OKS_THRESHOLD
+from runtime.pose import PoseEstimator
+from runtime.write import write_json
+
+ROUNDS = 60  # in which the networks are timed, one run each in turn
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a line of the board is held against: at least these, or at most where `smaller` is better."""
+
+    floor: float
+    aim: float | None = None  # None: above every peer
+    smaller: bool = False
+
+
+POSE, WHOLE, FOUND = "pose AP, annotated boxes", "end-to-end AP", "persons found"
+POSE_TIME, DETECTOR_TIME = "pose, time of a run", "detector, time of a run"
+GOALS = {POSE: Goal(0.50), WHOLE: Goal(0.42), FOUND: Goal(0.78, 0.88), POSE_TIME: Goal(0.7, 0.3, smaller=True),
+         DETECTOR_TIME: Goal(1.2, 0.5, smaller=True)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of one model.
+
+    Attributes:
+        what: a key of `GOALS`. model: its name. ours: whether it is this project's. value: with its interval; a time is
+            a ratio to the first peer's. milliseconds: of a time.
+    """
+
+    what: str
+    model: str
+    ours: bool
+    value: Interval
+    milliseconds: float | None = None
+
+
+def main():
+    arguments = parse_arguments()
+    annotations = load_annotations(arguments.annotations, arguments.limit)
+    check_images(annotations.images, arguments.images)
+    prepare_folder(arguments.out)
+    ours = {f"{path.stem}, {backend}": PoseEstimator(open_engine(path, "pose", backend=backend))
+            for path in arguments.pose for backend in arguments.backend}
+    detector = PersonDetector(open_engine(arguments.detector, "person"), DETECTOR_THRESHOLD)
+    peers = open_poses(arguments.peers) if arguments.peers else {}
+    peer_detectors = open_detectors(arguments.peers, DETECTOR_THRESHOLD) if arguments.peers else {}
+    if arguments.peers and not peers and not peer_detectors:
+        raise BadInput(f"{arguments.peers} holds none of the peers; --help names their files")
+
+    lines = []
+    detectors = {arguments.detector.stem: detector, **peer_detectors}
+    for name, pose in {**ours, **peers}.items():
+        lines.append(Line(POSE, name, name in ours, average_precision(pose, annotations, arguments, name)))
+    first = next(iter(ours))
+    pairs = [(first, arguments.detector.stem), *((peer, found) for peer in peers for found in peer_detectors)]
+    for name, finder in pairs:
+        pose, label = {**ours, **peers}[name], f"{finder} + {name.partition(',')[0]}"
+        value = average_precision(pose, annotations, arguments, label, detectors[finder])
+        lines.append(Line(WHOLE, label, name in ours, value))
+    for name, finder in detectors.items():
+        lines.append(Line(FOUND, name, finder is detector, share_found(finder, annotations, arguments, name)))
+    lines += time_lines(POSE_TIME, {name: pose.engine for name, pose in {**ours, **peers}.items()}, ours)
+    networks = {name: getattr(finder, "engine", finder) for name, finder in detectors.items()}
+    lines += time_lines(DETECTOR_TIME, networks, {arguments.detector.stem})
+
+    print(table(lines, annotations, arguments.resamples))
+    write_json(arguments.out / "scoreboard.json", {
+        "annotations": str(arguments.annotations), "images": len(annotations.images),
+        "persons": annotations.person_count, "resamples": arguments.resamples,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "goals": {what: asdict(goal) for what, goal in GOALS.items()},
+        "lines": [asdict(line) for line in lines]}, indent=2)
+    print(f"wrote {arguments.out}/scoreboard.json")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="python -m eval.scoreboard", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images that it names")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--pose", type=Path, nargs="+", default=[Path("models/pose.onnx")], metavar="FILE",
+                        help="our pose engines; the first goes end to end (default: models/pose.onnx)")
+    parser.add_argument("--detector", type=Path, default=Path("models/person.onnx"), metavar="FILE",
+                        help="our person engine (default: %(default)s)")
+    parser.add_argument("--backend", nargs="+", default=["onnxruntime"], metavar="NAME",
+                        help=f"for our pose engines, of {', '.join(installed_backends())} (default: onnxruntime)")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="folder of the public models")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the images (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("output/scoreboard"), help="default: %(default)s")
+    return parser.parse_args()
+
+
+def average_precision(pose, annotations, arguments, name, detector=None):
+    """AP with its interval, on annotated boxes or those of a detector."""
+    suppress = partial(suppress_duplicates, sigmas=COCO.sigmas, input_size=pose.engine.input_size,
+                       threshold=OKS_THRESHOLD) if detector else None
+    predictions = Predictions()
+    tqdm.write(f"AP of {name}")
+    predict(pose, annotations, arguments.images, predictions, detector, progress=True, suppress=suppress)
+    return interval(predictions.results, annotations, COCO.sigmas, arguments.resamples)["AP"]
+
+
+def share_found(detector, annotations, arguments, name):
+    """The share of annotated persons that a detector finds, with its interval."""
+    found, persons = [], []
+    for image in tqdm(annotations.images, desc=f"persons that {name} finds", unit="image"):
+        people = person_boxes(annotations.persons.get(image["id"], []))
+        boxes, scores = detector(read_image(image, arguments.images))
+        found.append(count_found(boxes, scores, people))
+        persons.append(len(people))
+    weights = draw_weights(len(found), arguments.resamples)
+    low, high = np.percentile(weights @ np.array(found) / np.maximum(weights @ np.array(persons), 1), (2.5, 97.5))
+    return Interval(sum(found) / sum(persons), float(low), float(high))
+
+
+def runner(network, size):
+    """A function that runs a network once, on pixels of a (width, height), made ready beforehand as it wants them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    if hasattr(network, "prepare"):
+        return partial(network.infer, network.prepare(pixels))
+    return partial(network.run, pixels[None])
+
+
+def time_lines(what, networks, ours):
+    """Times of networks that take turns, as ratios to the first peer's: medians and quartiles of each round's ratio."""
+    runners = {name: runner(network, network.input_size) for name, network in networks.items()}
+    seconds = np.zeros((ROUNDS, len(runners)))
+    for round_ in tqdm(range(ROUNDS), desc=what, unit="round"):
+        for number, run in enumerate(runners.values()):
+            start = time.perf_counter()
+            run()
+            seconds[round_, number] = time.perf_counter() - start
+    base = next((number for number, name in enumerate(runners) if name not in ours), 0)
+    quartiles = np.percentile(seconds / seconds[:, [base]], (50, 25, 75), axis=0)
+    milliseconds = np.median(seconds, axis=0) * 1000
+    return [Line(what, name, name in ours, Interval(*map(float, quartiles[:, number])), float(milliseconds[number]))
+            for number, name in enumerate(runners)]
+
+
+def verdict(line, lines):
+    """How a line of ours stands to its goal, in words."""
+    goal, value = GOALS[line.what], line.value.value
+    rivals = [other.value.value for other in lines if other.what == line.what and not other.ours]
+    if goal.smaller and not rivals:
+        return "no peer to compare with"
+    aim = max(rivals, default=None) if goal.aim is None else goal.aim
+    sign, floor, short, met = (-1, "ceiling", "above", "below") if goal.smaller else (1, "floor", "short of", "above")
+    if sign * (goal.floor - value) > 0:
+        return f"{abs(goal.floor - value):.3f} {short} the {floor} {goal.floor:g}"
+    if aim is None:
+        return f"{met} the {floor} {goal.floor:g}"
+    if sign * (aim - value) > 0:
+        return f"{met} the {floor} {goal.floor:g}, {abs(aim - value):.3f} {short} the aim"
+    return "the aim is met"
+
+
+def table(lines, annotations, resamples):
+    """The board as text."""
+    text = [f"{len(annotations.images)} images, {annotations.person_count} persons; in brackets 95 % intervals over "
+            f"{resamples} resamples of the images, of times the quartiles"]
+    for what in GOALS:
+        text.append(f"\n{what}" + (", a ratio to the first peer's; one thread" if GOALS[what].smaller else ""))
+        for line in (line for line in lines if line.what == what):
+            mark = verdict(line, lines) if line.ours else "peer"
+            took = f"  {line.milliseconds:6.2f} ms" if line.milliseconds is not None else ""
+            value, low, high = (f"{figure:.3f}" for figure in (line.value.value, line.value.low, line.value.high))
+            text.append(f"  {line.model:28} {value}  [{low} {high}]{took}  {mark}")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    run_command(main)
