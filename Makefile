@@ -2,8 +2,11 @@
 # make test                        lint, types and tests
 # make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
 # make data DATASET=coco           fetch a data set into data/ (coco, imagenet; mpii and posetrack say what to get by hand)
+# make doctor                      what this machine has, what is missing and how to get it
+# make scoreboard PEERS=DIR        our engines beside public ones   (ANNOTATIONS=FILE IMAGES=DIR)
 # make bench                       how fast training data load, beside a plain loop   (CONFIG=…)
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
+# make gpu-check                   the CUDA NMS kernel on this GPU, against torchvision
 # make models                      train and export both bundled engines, as they were made
 # CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
 #
@@ -19,13 +22,16 @@ VIDEO ?=
 export VIDEO
 PEOPLE ?= data/people
 DATASET ?= coco
+ANNOTATIONS ?= data/COCO/annotations/person_keypoints_val2017.json
+IMAGES ?= data/COCO/images/val2017
+PEERS ?=
 TRAINED_ON ?= photographs with COCO, MPII, LSP-extended and teacher labels, rendered people (docs/models.md)
 STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint data bench train export models
+.PHONY: help demo doctor dev test lint data scoreboard bench gpu-check train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -45,6 +51,9 @@ help:
 demo: .venv/installed
 	$(STREAM) -m runtime.demo $${VIDEO:+--video "$$VIDEO"}
 
+doctor: .venv/installed
+	$(STREAM) -m runtime.doctor
+
 dev: .venv-dev/installed
 
 lint: dev
@@ -56,6 +65,13 @@ test: lint
 
 data: .venv-dev/installed
 	$(DEV) -m train.fetch_data $(DATASET)
+
+scoreboard: .venv-dev/installed
+	$(DEV) -m eval.scoreboard --annotations $(ANNOTATIONS) --images $(IMAGES) $(if $(PEERS),--peers $(PEERS))
+
+# On a machine with a CUDA GPU and nvcc, with a Python that has PyTorch; nothing is installed.
+gpu-check:
+	@$(PYTHON) -m export.gpu_check
 
 bench: .venv-dev/installed
 	$(DEV) -m train.bench_input --config $(CONFIG) --packed $(foreach item,$(SET),--set '$(item)')

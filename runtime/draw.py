@@ -1,4 +1,6 @@
-"""Draw persons on a frame: skeleton, box, score."""
+"""Draw persons on a frame: skeleton, box, number, score."""
+
+import colorsys
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ BOX, INK, PAPER = (235, 235, 235), (255, 255, 255), (40, 40, 40)
 SHIFT = 4  # OpenCV draws on a grid of 1/16 pixel
 
 
-def draw_poses(image, poses, schema, threshold=0.2, caption=""):
+def draw_poses(image, poses, schema, threshold=0.2, caption="", ids=None):
     """Draw all persons of a frame.
 
     Args:
@@ -17,6 +19,7 @@ def draw_poses(image, poses, schema, threshold=0.2, caption=""):
         schema: KeypointSchema of the poses. The person's left is orange, the right blue, the middle green.
         threshold: keypoints with a lower score are left out, and so are their limbs.
         caption: a line for the top left corner.
+        ids: (N,) the persons' numbers, which are written beside the scores and colour the boxes; None for none.
 
     Returns:
         A new image of the same shape.
@@ -26,7 +29,10 @@ def draw_poses(image, poses, schema, threshold=0.2, caption=""):
         box = poses.boxes[person]
         # Line width follows the person's size, so that small persons stay recognisable under their skeleton.
         width = max(1, round(float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]))) / 70))
-        _draw_box(canvas, box, poses.box_scores[person], max(1, width // 2))
+        label, colour = f"{poses.box_scores[person]:.2f}", BOX
+        if ids is not None:
+            label, colour = f"{ids[person]}  {label}", id_colour(ids[person])
+        _draw_box(canvas, box, label, colour, max(1, width // 2))
         draw_skeleton(canvas, poses.keypoints[person], schema, threshold, width)
     if caption:
         _draw_text(canvas, caption, (8, 8), max(0.5, canvas.shape[0] / 900))
@@ -37,6 +43,12 @@ def side_colour(*names):
     """Colour of a keypoint or limb by its keypoints' names: one side only, or the middle."""
     sides = {name.partition("_")[0] for name in names} & {"left", "right"}
     return {("left",): LEFT, ("right",): RIGHT}.get(tuple(sides), MIDDLE)
+
+
+def id_colour(id):
+    """BGR of a person's number: bright, and far from those of its neighbours."""
+    red, green, blue = colorsys.hsv_to_rgb(id * 0.618 % 1, 0.75, 1.0)  # the golden ratio spreads hues evenly
+    return round(255 * blue), round(255 * green), round(255 * red)
 
 
 def draw_skeleton(canvas, keypoints, schema, threshold, width):
@@ -60,10 +72,10 @@ def draw_skeleton(canvas, keypoints, schema, threshold, width):
         cv2.circle(canvas, points[index], radius, side_colour(schema.names[index]), cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
-def _draw_box(canvas, box, score, width):
+def _draw_box(canvas, box, label, colour, width):
     left, top, right, bottom = np.rint(box).astype(int).tolist()
-    cv2.rectangle(canvas, (left, top), (right, bottom), BOX, width, cv2.LINE_AA)
-    _draw_text(canvas, f"{score:.2f}", (left, top), 0.4 + 0.05 * width, above=True)
+    cv2.rectangle(canvas, (left, top), (right, bottom), colour, width, cv2.LINE_AA)
+    _draw_text(canvas, label, (left, top), 0.4 + 0.05 * width, above=True)
 
 
 def _draw_text(canvas, text, corner, scale, above=False):

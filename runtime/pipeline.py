@@ -1,13 +1,19 @@
-"""The order of things: capture → detect → pose → the caller, who draws and writes. One thread a stage."""
+"""The order of things: capture → detect → pose, track, smooth → the caller, who draws and writes.
+
+One thread a stage.
+"""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from runtime.frames import Frame
 from runtime.keypoints import Poses
+from runtime.track import Event
 
 QUEUE_SIZE = 2  # frames waiting between two stages: enough to smooth jitter, few enough to stay fresh
 
@@ -18,17 +24,24 @@ class Result:
 
     Attributes:
         frame: Frame, its image untouched.
-        poses: Poses in pixels of the frame.
-        timings: seconds: "capture" (a live camera's includes waiting for it), "detect", "pose", and "latency",
-            from the frame's arrival to this result's.
+        poses: Poses in pixels of the frame; with a tracker only those that are tracked.
+        timings: seconds on `time.perf_counter`: "capture" (a live camera's includes waiting for it), "detect" (only
+            where it ran), "pose", "track" (smoothing included, only with a tracker), and "latency", from the frame's
+            arrival to this result's.
+        ids: (N,) int, who is who; None without a tracker.
+        events: Events of this frame.
+        unsmoothed: (N, K, 3) keypoints before smoothing; None without a smoother.
     """
 
     frame: Frame
     poses: Poses
     timings: dict[str, float]
+    ids: np.ndarray | None = None
+    events: list[Event] = field(default_factory=list)
+    unsmoothed: np.ndarray | None = None
 
 
-def stream(source, detector, pose) -> Iterator[Result]:
+def stream(source, detector, pose, tracker=None, smoother=None, detect_every: int | str = 1) -> Iterator[Result]:
     """Run a source through detection and pose estimation, stages overlapping, results in order.
 
     Files and folders lose no frame; of a live source only the newest frame is taken. What a stage raises, the
@@ -39,31 +52,51 @@ def stream(source, detector, pose) -> Iterator[Result]:
         from runtime.frames import open_source
         from runtime.pipeline import stream
         from runtime.pose import PoseEstimator
+        from runtime.track import Tracker
 
         detector = PersonDetector(open_engine("models/person.onnx", "person"))
         pose = PoseEstimator(open_engine("models/pose.onnx", "pose"))
-        for result in stream(open_source(video="street.mp4"), detector, pose):
-            print(result.frame.time, result.poses.boxes, result.poses.keypoints)  # or draw them: runtime.draw
+        for result in stream(open_source(video="street.mp4"), detector, pose, Tracker(pose.schema.sigmas)):
+            print(result.frame.time, result.ids, result.poses.keypoints)  # or draw them: runtime.draw
 
     Args:
         source: from `open_source`; stays open, it is the caller's.
         detector: PersonDetector, or any function frame image → boxes, scores.
         pose: PoseEstimator, or any function frame image, boxes → keypoints.
+        tracker: a new Tracker, to give persons ids; None for pictures that have nothing to do with each other.
+        smoother: a new Smoother, to steady what is tracked.
+        detect_every: N, run the detector on every N-th frame only; between, the tracker says where persons are, and new
+            ones are not found. "auto": so often that it is busy for half of the source's time at most.
     """
+    if tracker is None and (smoother is not None or detect_every != 1):
+        raise ValueError("smoothing, and frames without detection, need a tracker")
+    schedule = _Schedule(detect_every)
 
     def detect(item):
         frame, timings, arrival = item
+        if not schedule.is_due(frame.time):
+            return frame, timings, arrival, None
         start = time.perf_counter()
-        boxes, scores = detector(frame.image)
+        found = detector(frame.image)
         timings["detect"] = time.perf_counter() - start
-        return frame, timings, arrival, boxes, scores
+        schedule.took(timings["detect"], frame.time)
+        return frame, timings, arrival, found
 
     def estimate(item):
-        frame, timings, arrival, boxes, scores = item
+        frame, timings, arrival, found = item
         start = time.perf_counter()
+        boxes, scores = found or tracker.predict(frame.time)
         poses = Poses(boxes, scores, pose(frame.image, boxes))
-        timings["pose"] = time.perf_counter() - start
-        return Result(frame, poses, timings), arrival
+        end = time.perf_counter()
+        timings["pose"] = end - start
+        result = Result(frame, poses, timings)
+        if tracker:
+            result.poses, result.ids, result.events = tracker.update(frame.time, poses, detected=found is not None)
+            if smoother:
+                result.unsmoothed = result.poses.keypoints
+                result.poses.keypoints = smoother(frame.time, result.ids, result.poses)
+            timings["track"] = time.perf_counter() - end
+        return result, arrival
 
     captured, detected, posed = _Queue(newest_only=source.live), _Queue(), _Queue()
     threads = [
@@ -82,6 +115,27 @@ def stream(source, detector, pose) -> Iterator[Result]:
             queue.close()
         for thread in threads:
             thread.join()
+
+
+class _Schedule:
+    """Which frames the detector runs on: every N-th, or with "auto" as many as leave it idle half of the time.
+
+    "auto" goes by the source's own clock, so that a file is treated as it would be live.
+    """
+
+    def __init__(self, every):
+        self._every = every
+        self._frames = 0
+        self._idle_until = 0.0
+
+    def is_due(self, frame_time):
+        self._frames += 1
+        if self._every == "auto":
+            return frame_time >= self._idle_until
+        return (self._frames - 1) % self._every == 0
+
+    def took(self, seconds, frame_time):
+        self._idle_until = frame_time + 2 * seconds
 
 
 def _capture(source):

@@ -20,6 +20,7 @@ from runtime.crop import letterbox
 from runtime.errors import BadInput
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "FMP4"}  # MPEG-4: H.264 is not in OpenCV's wheels
+JSON_VERSION = 2  # of the JSON lines: counts up where a reader of the old ones would go wrong
 ENCODER_BUFFER = 512 << 10  # bytes that FFmpeg may still hold back: measured 256 KiB
 
 
@@ -139,10 +140,12 @@ class ImageWriter:
 class JsonLinesWriter:
     """Writes poses as JSON lines, one frame a line:
 
-        {"frame": 0, "time": 0.0, "persons": [{"box": [left, top, right, bottom], "score": 0.93,
-         "keypoints": [[x, y, score], …]}, …]}
+        {"version": 2, "frame": 0, "time": 0.0, "persons": [{"id": 1, "box": [left, top, right, bottom],
+         "score": 0.93, "keypoints": [[x, y, score], …]}, …], "events": [{"kind": "enter", "id": 1}, …]}
 
-    in pixels of the frame and seconds. Every line is written whole, whatever ends the run.
+    in pixels of the frame and seconds. An id is a person's own for the whole run, null without tracking. An event's
+    kind is "enter", "lost" or "return". Version 1 had neither version nor ids nor events. docs/output.md says more.
+    Every line is written whole, whatever ends the run.
     """
 
     def __init__(self, path):
@@ -167,12 +170,14 @@ class JsonLinesWriter:
 def poses_json(result):
     """One frame's poses as a line of JSON: pixels to a hundredth, scores to a thousandth."""
     poses = result.poses
+    ids = [None] * len(poses) if result.ids is None else result.ids.tolist()
     persons = [
-        {"box": _rounded(box, 2), "score": round(float(score), 3),
+        {"id": id, "box": _rounded(box, 2), "score": round(float(score), 3),
          "keypoints": [[*_rounded(point[:2], 2), round(float(point[2]), 3)] for point in points]}
-        for box, score, points in zip(poses.boxes, poses.box_scores, poses.keypoints, strict=True)
+        for id, box, score, points in zip(ids, poses.boxes, poses.box_scores, poses.keypoints, strict=True)
     ]
-    return json.dumps({"frame": result.frame.index, "time": round(result.frame.time, 4), "persons": persons})
+    return json.dumps({"version": JSON_VERSION, "frame": result.frame.index, "time": round(result.frame.time, 4),
+                       "persons": persons, "events": [{"kind": event.kind, "id": event.id} for event in result.events]})
 
 
 class Window:

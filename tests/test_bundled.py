@@ -13,11 +13,11 @@ from skimage import data
 
 from eval.annotations import load_annotations
 from eval.scoring import evaluate
-from runtime.demo import rate
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.keypoints import COCO
 from runtime.pose import PoseEstimator
+from runtime.rate import rate
 from runtime.walkers import write_clip
 
 ROOT = Path(__file__).parents[1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtime import demo
+from runtime.rate import rate, similarity
 from runtime.walkers import write_clip
 from tests.test_download import serve
 
@@ -99,14 +100,14 @@ def test_exact_poses_rate_1_and_worse_ones_less(truth, tmp_path):
     ratings = {}
     for name, options in {"exact": {}, "near": {"shift": 2.0}, "far": {"shift": 9.0}, "extra": {"extra": True}}.items():
         lines.write_text(poses_of(truth, **options))
-        ratings[name] = demo.rate(lines, truth)
+        ratings[name] = rate(lines, truth)
     exact = ratings["exact"]
     assert exact.persons == exact.found > 0 and exact.extra == 0 and exact.oks == pytest.approx(1.0, abs=1e-4)
     assert exact.oks > ratings["near"].oks > ratings["far"].oks
     assert exact.pck == 1 and exact.pck >= ratings["near"].pck > ratings["far"].pck
     assert ratings["extra"].extra == 3 and ratings["extra"].found == exact.found
     lines.write_text("\n".join(json.dumps({"frame": frame, "persons": []}) for frame in range(3)))
-    nobody = demo.rate(lines, truth)
+    nobody = rate(lines, truth)
     assert (nobody.found, nobody.persons) == (0, exact.persons) and np.isnan(nobody.oks)
 
 
@@ -121,4 +122,4 @@ def test_similarity_agrees_with_pycocotools(truth):
     evaluation.evaluate()
     similarities = evaluation.ious[annotation["image_id"], 1]
     column = [a["id"] for a in dataset.imgToAnns[annotation["image_id"]]].index(annotation["id"])
-    assert demo.similarity(moved, annotation) == pytest.approx(similarities[0, column], abs=1e-6)
+    assert similarity(moved, annotation) == pytest.approx(similarities[0, column], abs=1e-6)

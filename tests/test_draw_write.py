@@ -10,24 +10,25 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.draw import LEFT, MIDDLE, RIGHT, draw_poses, side_colour
+from runtime.draw import BOX, LEFT, MIDDLE, RIGHT, draw_poses, id_colour, side_colour
 from runtime.errors import BadInput
 from runtime.frames import Frame
 from runtime.keypoints import COCO, Poses
 from runtime.pipeline import Result
+from runtime.track import Event
 from runtime.write import ImageWriter, JsonLinesWriter, VideoWriter, Window, open_output
 from tests.conftest import count_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def result(index=0, persons=1, name=None, seconds=None):
+def result(index=0, persons=1, name=None, seconds=None, **tracking):
     keypoints = np.full((persons, 17, 3), 0.9, np.float32)
     keypoints[..., :2] = np.stack([np.arange(17) * 10 + 20.123456, np.full(17, 50)], axis=1)
     poses = Poses(np.full((persons, 4), [10.5, 20.25, 110, 220], np.float32), np.full(persons, 0.87654, np.float32),
                   keypoints)
     seconds = index / 25 if seconds is None else seconds
-    return Result(Frame(index, seconds, noise(), name or f"{index:06d}"), poses, {})
+    return Result(Frame(index, seconds, noise(), name or f"{index:06d}"), poses, {}, **tracking)
 
 
 def noise(size=(320, 240), seed=0):
@@ -63,6 +64,24 @@ def test_unsure_keypoints_are_left_out():
     assert not drawn[90, 60].any()
     drawn = draw_poses(np.zeros((240, 240, 3), np.uint8), pose_at({5: (60, 60, 1), 7: (60, 120, 0.19)}), COCO, 0.1)
     assert drawn[90, 60].any()
+
+
+def test_a_persons_number_colours_the_box_and_is_written_beside_the_score():
+    frame, poses = np.zeros((600, 600, 3), np.uint8), pose_at({}, (40, 60, 560, 580))
+    unknown = draw_poses(frame, poses, COCO)
+    assert tuple(unknown[300, 40]) == BOX
+    drawn = {id: draw_poses(frame, poses, COCO, ids=np.array([id])) for id in (1, 2)}
+    for id, picture in drawn.items():
+        assert tuple(picture[300, 40]) == id_colour(id)
+        assert picture[:50].any(2).sum() > unknown[:50].any(2).sum()  # a longer text above the box
+    assert (drawn[1][:50] != drawn[2][:50]).any()
+
+
+def test_colours_of_persons_who_come_one_after_the_other_are_told_apart():
+    colours = np.array([id_colour(id) for id in range(1, 200)], float)
+    for later in (1, 2, 3):
+        assert np.linalg.norm(colours[later:] - colours[:-later], axis=1).min() > 60
+    assert (colours.max(1) == 255).all()  # bright
 
 
 def test_line_width_follows_the_person():
@@ -167,6 +186,18 @@ def test_json_lines(tmp_path):
     assert person["score"] == 0.877
     assert len(person["keypoints"]) == 17
     assert person["keypoints"][1] == [30.12, 50.0, 0.9]
+    assert [line["version"] for line in lines] == [2, 2, 2]
+    assert person["id"] is None and lines[2]["events"] == []  # nobody tracked
+
+
+def test_json_lines_of_tracked_persons(tmp_path):
+    writer = JsonLinesWriter(tmp_path / "poses.jsonl")
+    writer.write(result(4, persons=2, ids=np.array([7, 3]), events=[Event("return", 3), Event("lost", 5)]))
+    writer.close()
+    line = json.loads((tmp_path / "poses.jsonl").read_text())
+    assert list(line) == ["version", "frame", "time", "persons", "events"]
+    assert [person["id"] for person in line["persons"]] == [7, 3]
+    assert line["events"] == [{"kind": "return", "id": 3}, {"kind": "lost", "id": 5}]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

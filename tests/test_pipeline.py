@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from runtime.errors import BadInput
 from runtime.frames import Frame, open_source
 from runtime.pipeline import stream
 from runtime.pose import PoseEstimator
+from runtime.smooth import Smoother
+from runtime.track import Event, Tracker
 from tests.conftest import figure, write_clip
 from tests.test_frames import send_camera, served
 
@@ -65,6 +68,83 @@ def test_from_file_to_keypoints(tmp_path, person_path, pose_path):
         np.testing.assert_allclose(result.poses.keypoints[0, :, :2], dots, atol=1.5)
         assert set(result.timings) == {"capture", "detect", "pose", "latency"}
         assert result.timings["latency"] >= result.timings["detect"] + result.timings["pose"]
+
+
+def walking_box(image):
+    """A box 60×120 that moves 2 pixels a frame; nobody in frame 0."""
+    left = 10 + 2.0 * image[0, 0, 0]
+    found = int(image[0, 0, 0] > 0)
+    return np.array([[left, 20, left + 60, 140]], np.float32)[:found], np.full(found, 0.9, np.float32)
+
+
+def points_of(image, boxes):
+    """Three keypoints in every box, at the places of the walker and not of the box."""
+    points = np.full((len(boxes), 3, 3), 0.8, np.float32)
+    points[:, :, :2] = np.array([[30, 50], [50, 50], [40, 120]]) + [2 * float(image[0, 0, 0]), 0]
+    return points
+
+
+def test_persons_are_tracked_and_smoothed():
+    tracker, smoother = Tracker([0.05] * 3), Smoother()
+    results = list(stream(Frames(12), walking_box, points_of, tracker, smoother))
+    # Frame 0 is empty; who appears in frame 1 is shown from frame 2 on.
+    assert [result.ids.tolist() for result in results] == [[], []] + [[1]] * 10
+    assert [result.events for result in results] == [[], [], [Event("enter", 1)]] + [[]] * 9
+    for index, result in enumerate(results):
+        assert set(result.timings) == {"capture", "detect", "pose", "track", "latency"}
+        assert len(result.poses) == len(result.ids) == len(result.unsmoothed)
+        if index > 1:
+            np.testing.assert_array_equal(result.unsmoothed, points_of(result.frame.image, result.poses.boxes))
+            assert np.abs(result.poses.keypoints - result.unsmoothed).max() < 3
+    assert (results[5].poses.keypoints != results[5].unsmoothed).any()
+
+
+def test_without_a_tracker_everything_found_is_given_out():
+    for result in stream(Frames(5), walking_box, points_of):
+        assert len(result.poses) == (result.frame.index > 0)
+        assert (result.ids, result.events, result.unsmoothed) == (None, [], None)
+
+
+def test_between_detections_boxes_follow_the_keypoints():
+    detected = []
+
+    def detector(image):
+        detected.append(int(image[0, 0, 0]))
+        return walking_box(image + np.uint8(1))
+
+    results = list(stream(Frames(20), detector, points_of, Tracker([0.05] * 3), detect_every=4))
+    assert detected == [0, 4, 8, 12, 16]
+    assert [result.frame.index for result in results if "detect" in result.timings] == detected
+    for result in results:
+        assert result.ids.tolist() == [1]
+        expected = walking_box(result.frame.image + np.uint8(1))[0]
+        # Three keypoints are too few to lead a box, so it goes by its velocity, unknown at first.
+        np.testing.assert_allclose(result.poses.boxes, expected, atol=6)
+
+
+def test_auto_detects_as_often_as_half_the_sources_time_allows():
+    """Frames are a second apart: a detector of 20 ms runs on each, one of 0.6 s (twice that: 1.2 s) on every other."""
+    class SlowFrames(Frames):
+        def __iter__(self):
+            return (replace(frame, time=float(frame.index)) for frame in super().__iter__())
+
+    for seconds, expected in ((0.02, [0, 1, 2, 3, 4]), (0.6, [0, 2, 4])):
+        detected = []
+
+        def detector(image, seconds=seconds, detected=detected):
+            detected.append(int(image[0, 0, 0]))
+            time.sleep(seconds)
+            return walking_box(image)
+
+        for _ in stream(SlowFrames(5), detector, points_of, Tracker([0.05] * 3), detect_every="auto"):
+            pass
+        assert detected == expected
+
+
+def test_what_needs_a_tracker_says_so():
+    for options in ({"smoother": Smoother()}, {"detect_every": 2}, {"detect_every": "auto"}):
+        with pytest.raises(ValueError, match="need a tracker"):
+            next(stream(Frames(1), walking_box, points_of, **options))
 
 
 def test_results_belong_to_their_frames_and_come_in_order():

@@ -48,18 +48,46 @@ def test_video_to_video_and_json_lines(tmp_path, engines):
     for line in lines:
         _, box, dots = figure(line["frame"])
         [person] = line["persons"]
+        assert person["id"] == 1 and line["version"] == 2
+        assert line["events"] == ([{"kind": "enter", "id": 1}] if line["frame"] == 0 else [])
         np.testing.assert_allclose(person["box"], box, atol=2)
         np.testing.assert_allclose(np.array(person["keypoints"])[:, :2], dots, atol=1.5)
         assert line["time"] == pytest.approx(line["frame"] / 10, abs=1e-3)
     assert count_frames(tmp_path / "drawn.mp4") == 25
     table = {line[:12].strip(): line[12:].split() for line in ended.stdout.splitlines()}
     assert table["frames"] == table["persons"] == ["25"]
+    assert table["tracks"] == ["1"] and "detected on" not in table
     assert float(table["FPS"][0]) > 1
-    for stage in ("capture", "detect", "pose", "draw, write", "whole way"):
+    for stage in ("capture", "detect", "pose", "track", "draw, write", "whole way"):
         p50, p99 = map(float, table[stage])
         assert 0 <= p50 <= p99
     assert "25/25" in ended.stderr
     assert "persons=1" in ended.stderr
+
+
+def test_options_of_tracking(tmp_path, engines):
+    clip, lines = write_clip(tmp_path / "clip.mp4", frames=12, fps=25), tmp_path / "poses.jsonl"
+
+    def run(*options):
+        ended = stream("--video", clip, "--jsonl", lines, *options, *engines)
+        assert ended.returncode == 0, ended.stderr
+        people = [person for line in lines.read_text().splitlines() for person in json.loads(line)["persons"]]
+        return ended.stdout, people
+
+    output, smoothed = run("--detect-every", 3, "--report", "jitter")
+    table = {line[:12].strip(): line[12:].split() for line in output.splitlines()}
+    assert table["detected on"] == ["4", "frames"] and 10 < float(table["lag"][0]) < 100
+    assert table["jitter"][-3:] == ["nobody", "at", "rest"]
+    _, steadier = run("--smooth", 0.01, 0)
+    output, found = run("--no-smooth", "--report", "jitter")
+    assert "jitter" in output and "lag" not in output
+    _, untracked = run("--no-track")
+    assert [len(people) for people in (smoothed, steadier, found, untracked)] == [12] * 4
+    assert {person["id"] for person in smoothed + steadier + found} == {1}
+    assert {person["id"] for person in untracked} == {None}
+    last_dot = [people[-1]["keypoints"][0][0] for people in (steadier, found, untracked)]
+    assert last_dot[0] < last_dot[1] - 10  # hardly any smoothing lags so; the walker is on its way to the right
+    assert last_dot[1] == last_dot[2]
 
 
 def test_drawn_video_shows_the_skeleton(tmp_path, engines):
@@ -78,6 +106,7 @@ def test_images_to_folder(tmp_path, engines):
     ended = stream("--images", tmp_path / "photos", "--out", tmp_path / "drawn", *engines)
     assert ended.returncode == 0, ended.stderr
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["1.jpg", "10.jpg", "2.jpg"]
+    assert "tracks" not in ended.stdout  # photographs have nothing to do with each other
 
 
 def test_cut_off_video_keeps_its_output(tmp_path, engines):
@@ -151,6 +180,10 @@ def test_full_disk_keeps_the_video(tmp_path, engines):
     (["--video", "clip.mp4", "--jsonl", "x.mp4", "--out", "x.mp4"], "--jsonl x.mp4 is also the --out"),
     (["--video", "clip.mp4", "--threshold", "40"], "--threshold 40 is not in 0..1"),
     (["--video", "clip.mp4", "--threads", "0"], "--threads 0 is less than 1"),
+    (["--video", "clip.mp4", "--detect-every", "0"], "--detect-every 0 is less than 1"),
+    (["--video", "clip.mp4", "--smooth", "0", "1"], "--smooth 0 1: the cutoff must be above 0"),
+    (["--video", "clip.mp4", "--no-track", "--report", "jitter"], "--report needs persons that are tracked"),
+    (["--images", ".", "--detect-every", "auto"], "--detect-every needs persons that are tracked, which --images"),
     (["--video", "clip.mp4", "--detector", "gone.onnx"], "engine gone.onnx does not exist"),
     (["--video", "clip.mp4", "--detector", "clip.mp4"], "clip.mp4 is not an engine"),
 ])

@@ -168,7 +168,7 @@ def annotate(facets, people, scene, owners, image_id):
         left, top, box_width, box_height = cv2.boundingRect(mask.astype(np.uint8))
         keypoints = label_keypoints(facets, person, number, scene.camera, (width, height))
         annotations.append({
-            "image_id": image_id, "category_id": 1, "iscrowd": 0, "area": area,
+            "image_id": image_id, "category_id": 1, "iscrowd": 0, "area": area, "track_id": number,
             "bbox": [left, top, box_width, box_height], "num_keypoints": int((keypoints[:, 2] > 0).sum()),
             "keypoints": np.round(keypoints, 2).ravel().tolist()})
     return annotations
