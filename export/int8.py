@@ -1,13 +1,15 @@
-"""An INT8 engine for the CPU from a pose engine, kept only where it is nearly as good and clearly faster.
+"""An INT8 engine for the CPU from a float one, kept only where it is nearly as good and clearly faster.
 
     python -m export.int8 --engine models/pose.onnx --set 'data=["data/people"]' \\
         --annotations person_keypoints_val2017.json --images val2017
+    python -m export.int8 --engine models/person.onnx --config configs/person.toml …
 
 Static quantisation (Jacob et al. 2018) in ONNX's QDQ form: weights as int8 with a scale for each channel, activations
-as uint8 within the range that they had on real crops of --config's data. Softmax, norms, resizing, attention and the
-heatmap's deconvolution stay float: they are what drifts, or have no INT8 kernel. If AP on --annotations falls by more
-than --loss, the activations that rounding hurts most stay float too, and it is tried again. An engine that loses more,
-or is not --faster times as fast on one thread, is refused, and nothing is left under the final name.
+as uint8 within the range that they had on real inputs from --config's data. Softmax, norms, resizing, attention and the
+heatmap's deconvolution stay float: they are what drifts, or have no INT8 kernel. If AP on --annotations (of a person
+engine the share of persons found) falls by more than --loss, the activations that rounding hurts most stay float too,
+and it is tried again. An engine that loses more, or is not --faster times as fast on one thread, is refused, and
+nothing is left under the final name.
 """
 
 import argparse
@@ -23,67 +25,67 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from eval import latency
 from eval.annotations import check_images, load_annotations
-from eval.scoring import evaluate
+from eval.bench import accuracy
+from eval.bench_report import ACCURACY
 from export.verify import real_inputs
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
-from runtime.pose import PoseEstimator
 from train.config import add_config_arguments, load_config
 
-QUANTISED = ("Conv", "Clip", "Relu", "Add", "Concat", "GlobalAveragePool")  # kinds of nodes; others stay float
-CALIBRATION = 256  # crops
+QUANTISED = ("Conv", "Clip", "Relu", "Add")  # kinds of nodes; others stay float
 FEWER = 6  # activations that stay float, more with every attempt
 ATTEMPTS = 5
 SECONDS = 4.0  # of runs, for the ratio of times
 
 
-class Crops(CalibrationDataReader):
-    """Crops (N, H, W, 3) uint8, one at a time, for an input of this name."""
+class Inputs(CalibrationDataReader):
+    """Inputs (N, H, W, 3) uint8, one at a time, for a graph's input of this name."""
 
-    def __init__(self, crops, name):
-        self._left = iter(crops)
+    def __init__(self, inputs, name):
+        self._left = iter(inputs)
         self._name = name
 
     def get_next(self):
-        crop = next(self._left, None)
-        return None if crop is None else {self._name: crop[None]}
+        pixels = next(self._left, None)
+        return None if pixels is None else {self._name: pixels[None]}
 
 
 def main():
     arguments = parse_arguments()
     out = arguments.out or arguments.engine.with_suffix(".int8.onnx")
-    engine = open_engine(arguments.engine, "pose")
+    engine = open_engine(arguments.engine)
     config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}"])
+    if config.task != engine.kind:
+        raise BadInput(f"{arguments.config} is of task {config.task!r} but {arguments.engine} is a {engine.kind} "
+                       f"engine: give --config configs/{engine.kind}.toml")
     annotations = load_annotations(arguments.annotations)
     check_images(annotations.images, arguments.images)
-    crops, origin = real_inputs(config, CALIBRATION)
-    print(f"{len(crops)} {origin} crops to calibrate on", flush=True)
-
-    def average_precision(path):
-        return evaluate(PoseEstimator(open_engine(path, "pose")), annotations, arguments.images, progress=True)["AP"]
-
-    before = average_precision(arguments.engine)
+    inputs, origin = real_inputs(config, arguments.inputs)
+    print(f"{len(inputs)} {origin} inputs to calibrate on", flush=True)
+    measure = ACCURACY[engine.kind]
+    before = accuracy(engine, annotations, arguments.images)[measure]
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         ready, quantised = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(arguments.engine), str(ready), skip_symbolic_shape=True)
         kept: list[str] = []
         for attempt in range(ATTEMPTS):
-            quantise(ready, crops, quantised, kept)
-            after = average_precision(quantised)
-            print(f"AP {before:.3f} → {after:.3f}, {len(kept)} activations more left float", flush=True)
+            quantise(ready, inputs, quantised, kept)
+            after = accuracy(open_engine(quantised), annotations, arguments.images)[measure]
+            print(f"{measure} {before:.3f} → {after:.3f}, {len(kept)} activations more left float", flush=True)
             if before - after <= arguments.loss:
                 break
             if attempt + 1 == ATTEMPTS:
-                raise BadInput(f"INT8 loses {before - after:.3f} AP, more than --loss {arguments.loss:g}; {out} was "
-                               "not written")
-            kept += worst_activations(ready, quantised, crops[:32], FEWER * (attempt + 1), kept)
-        times = time_ratio(arguments.engine, quantised, crops[:32], Path(folder))
+                raise BadInput(f"INT8 loses {before - after:.3f} {measure}, more than --loss {arguments.loss:g}; {out} "
+                               "was not written")
+            kept += worst_activations(ready, quantised, inputs[:32], FEWER * (attempt + 1), kept)
+        times = time_ratio(arguments.engine, quantised, inputs[:32], Path(folder))
         if times > 1 / arguments.faster:
             raise BadInput(f"INT8 is {1 / times:.2f} times as fast, less than --faster {arguments.faster:g}; {out} was "
                            "not written")
-        stamp(quantised, {"precision": "int8", "calibration": f"{len(crops)} {origin} crops"})
+        stamp(quantised, {"precision": "int8", "calibration": f"{len(inputs)} {origin} inputs"})
         os.replace(quantised, out)
-    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, AP {before:.3f} → {after:.3f}, {1 / times:.2f} times as fast")
+    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {measure} {before:.3f} → {after:.3f}, {1 / times:.2f} times as "
+          "fast")
 
 
 def parse_arguments():
@@ -92,21 +94,25 @@ def parse_arguments():
     parser.add_argument("--engine", type=Path, default=Path("models/pose.onnx"), help="(default: %(default)s)")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file to measure AP on")
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--out", type=Path, help="(default: pose.int8.onnx beside the engine)")
-    parser.add_argument("--loss", type=float, default=0.01, help="AP that it may cost (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="(default: NAME.int8.onnx beside the engine NAME.onnx)")
+    parser.add_argument("--inputs", type=int, default=256, metavar="N", help="to calibrate on (default: %(default)s)")
+    parser.add_argument("--loss", type=float, default=0.01,
+                        help="AP, or share of persons found, that it may cost (default: %(default)s)")
     parser.add_argument("--faster", type=float, default=1.3, help="times as fast at least (default: %(default)s)")
     add_config_arguments(parser)
     return parser.parse_args()
 
 
-def quantise(path, crops, out, kept):
+def quantise(path, inputs, out, kept):
     """Write the INT8 graph of a float one (from `quant_pre_process`); nodes that make the tensors `kept` stay float."""
     graph = onnx.load(path).graph
-    float_nodes = [node.name for node in graph.node if set(node.output) & set(kept) or _in_attention(node)]
+    boxes = _after_boxes(graph)
+    float_nodes = [node.name for node in graph.node
+                   if set(node.output) & set(kept) or _in_attention(node) or node.name in boxes]
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # of norms, which stay float, it says that they have no channels
     try:
-        quantize_static(str(path), str(out), Crops(crops, graph.input[0].name), quant_format=QuantFormat.QDQ,
+        quantize_static(str(path), str(out), Inputs(inputs, graph.input[0].name), quant_format=QuantFormat.QDQ,
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=list(QUANTISED), nodes_to_exclude=float_nodes)
     finally:
@@ -117,7 +123,18 @@ def _in_attention(node):
     return any(part in node.name for part in ("attention", "feedforward", "tokens"))
 
 
-def worst_activations(float_path, quantised_path, crops, count, kept):
+def _after_boxes(graph):
+    """Names of the nodes behind a detector's edges and scores: a byte is too coarse for a box in pixels."""
+    behind: set[str] = set()
+    names: set[str] = set()
+    for node in graph.node:  # in the order in which they run
+        if node.op_type in ("Softplus", "Sigmoid") or behind & set(node.input):
+            behind |= set(node.output)
+            names.add(node.name)
+    return names
+
+
+def worst_activations(float_path, quantised_path, inputs, count, kept):
     """Names of the activations that quantisation keeps least of: the ratio of signal to the error of rounding."""
     name = onnx.load(float_path).graph.input[0].name
     with tempfile.TemporaryDirectory() as folder:
@@ -125,19 +142,19 @@ def worst_activations(float_path, quantised_path, crops, count, kept):
         for number, path in enumerate((float_path, quantised_path)):
             shown = Path(folder) / f"{number}.onnx"
             qdq_loss_debug.modify_model_output_intermediate_tensors(str(path), str(shown))
-            seen.append(qdq_loss_debug.collect_activations(str(shown), Crops(crops, name)))
+            seen.append(qdq_loss_debug.collect_activations(str(shown), Inputs(inputs, name)))
         matched = qdq_loss_debug.create_activation_matching(seen[1], seen[0])
         errors = qdq_loss_debug.compute_activation_error(matched)
     ranked = sorted((error["qdq_err"], tensor) for tensor, error in errors.items() if tensor not in kept)
     return [tensor for _, tensor in ranked[:count]]
 
 
-def time_ratio(reference, quantised, crops, folder):
+def time_ratio(reference, quantised, inputs, folder):
     """Time of the quantised engine over that of the reference, on one thread, in turns."""
-    inputs = folder / "crops.npy"
-    np.save(inputs, crops)
+    saved = folder / "inputs.npy"
+    np.save(saved, inputs)
     measured: list[latency.Measured] = []
-    latency.measure([latency.Combination(path, "onnxruntime", 1, 1, inputs) for path in (reference, quantised)],
+    latency.measure([latency.Combination(path, "onnxruntime", 1, 1, saved) for path in (reference, quantised)],
                     SECONDS, measured)
     ratio = latency.time_ratio(measured[1], measured[0])
     assert ratio is not None  # there were rounds

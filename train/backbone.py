@@ -27,9 +27,9 @@ TAPS = {
        for depth, units in UNITS.items()},
 }
 # The last layer of stride 4, for freezing: what lies before it holds edges and textures, which ImageNet
-# taught well, and costs more than half of a training step, for its maps are large.
+# taught well, and costs a third of a training step, for its maps are large (docs/models.md).
 STEM_ENDS = {
-    "mobilenetv2": "block_5_add",
+    "mobilenetv2": "block_2_add",
     **{f"resnet{depth}": "conv2_block3_out" for depth in UNITS},
     **{f"resnet_v1_{depth}": "block1_unit3_out" for depth in UNITS},
 }

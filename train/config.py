@@ -48,7 +48,7 @@ class Config:
     # "imagenet" downloads; "" for none; or a file: keras.applications' no-top .weights.h5, for resnet_v1_* TF-Slim's
     # .ckpt
     backbone_weights: str = "imagenet"
-    freeze_stem: bool = True  # keep the ImageNet layers below stride 8: half the cost of a step
+    freeze_stem: bool = True  # keep the ImageNet layers up to stride 4: a third of the cost of a step
     init_weights: str = ""  # start from these weights of the same network instead; TF-SimpleHumanPose's .ckpt too
     head: str = "heatmap"  # pose: or "simcc"
     decoder: str = "pyramid"  # pose: or "deconvolution", the classic three transposed convolutions
