@@ -34,6 +34,8 @@ def main():
     arguments = parser.parse_args()
     video, truth = (arguments.video, None) if arguments.video else choose_clip(Path(arguments.out).parent)
     exit_code = stream_clip(video, arguments.out, arguments.jsonl)
+    if exit_code:
+        return exit_code
     print(f"drawn: {arguments.out}   poses: {arguments.jsonl}")
     if truth is not None:
         print(rate(arguments.jsonl, truth))

@@ -76,12 +76,15 @@ def load_truth(path):
     A person is known by its "track_id", as in PoseTrack, or by its place among an image's annotations where all images
     have as many (so it is in clips of `runtime.walkers` unless somebody is wholly hidden).
     """
-    dataset = json.loads(_read(path))
-    frames: list[list] = [[] for _ in dataset["images"]]
-    if sorted(image["id"] for image in dataset["images"]) != list(range(1, len(frames) + 1)):
-        raise BadInput(f"{path} is no clip's truth: image ids must be 1, 2, 3 …, frame + 1")
-    for annotation in dataset["annotations"]:
-        frames[annotation["image_id"] - 1].append(annotation)
+    try:
+        dataset = json.loads(_read(path))
+        frames: list[list] = [[] for _ in dataset["images"]]
+        if sorted(image["id"] for image in dataset["images"]) != list(range(1, len(frames) + 1)):
+            raise BadInput(f"{path} is no clip's truth: image ids must be 1, 2, 3 …, frame + 1")
+        for annotation in dataset["annotations"]:
+            frames[annotation["image_id"] - 1].append(annotation)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is no COCO keypoint file ({error!r}); give the truth of the clip") from error
     known = all("track_id" in annotation for annotation in dataset["annotations"])
     if not known and len({len(people) for people in frames}) > 1:
         raise BadInput(f"{path} does not say who is who: its annotations lack track_id, and not everybody is in every "
@@ -100,13 +103,16 @@ def load_tracks(path, frames):
     """Ids and boxes of each of so many frames, from JSON lines; a frame that has no line has no tracks."""
     found = [(np.zeros(0, int), np.zeros((0, 4), np.float32)) for _ in range(frames)]
     for line in _read(path).splitlines():
-        frame = json.loads(line)
-        persons = frame["persons"]
+        try:
+            frame = json.loads(line)
+            persons = frame["persons"]
+            boxes = np.reshape([person["box"] for person in persons], (-1, 4)).astype(np.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path} holds no JSON lines of runtime.stream ({error!r}); give such a file") from error
         if any(person.get("id") is None for person in persons):
             raise BadInput(f"{path} has persons without ids: stream the clip without --no-track")
         if frame["frame"] >= frames:
             raise BadInput(f"{path} has a frame {frame['frame']}, the truth only {frames}: give the truth of this clip")
-        boxes = np.reshape([person["box"] for person in persons], (-1, 4)).astype(np.float32)
         found[frame["frame"]] = np.array([person["id"] for person in persons], int), boxes
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.frames import Frame
 from runtime.keypoints import Poses
-from runtime.track import Event
+from runtime.track import FOLLOWED_FOR, Event
 
 QUEUE_SIZE = 2  # frames waiting between two stages: enough to smooth jitter, few enough to stay fresh
 
@@ -86,7 +86,9 @@ def stream(source, detector, pose, tracker=None, smoother=None, detect_every: in
         frame, timings, arrival, found = item
         start = time.perf_counter()
         boxes, scores = found or tracker.predict(frame.time)
-        poses = Poses(boxes, scores, pose(frame.image, boxes))
+        keypoints = pose(frame.image, boxes)
+        keypoints[~np.isfinite(keypoints).all(2)] = 0  # half precision may overflow: not sure at all
+        poses = Poses(boxes, scores, keypoints)
         end = time.perf_counter()
         timings["pose"] = end - start
         result = Result(frame, poses, timings)
@@ -135,7 +137,8 @@ class _Schedule:
         return (self._frames - 1) % self._every == 0
 
     def took(self, seconds, frame_time):
-        self._idle_until = frame_time + 2 * seconds
+        # A box is followed for a while only; who is not looked for in time would be lost and return all the time.
+        self._idle_until = frame_time + min(2 * seconds, 0.9 * FOLLOWED_FOR)
 
 
 def _capture(source):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.errors import BadInput
 from runtime.keypoints import COCO
 from runtime.nms import box_iou, keypoint_similarity
 
@@ -47,6 +48,9 @@ def rate(jsonl, truth):
     for line in Path(jsonl).read_text().splitlines():
         frame = json.loads(line)
         poses, people = frame["persons"], by_frame[frame["frame"]]
+        if any(len(pose["keypoints"]) != len(COCO) for pose in poses):
+            raise BadInput(f"{jsonl} has poses of other keypoints than COCO's {len(COCO)}, which the truth has: stream "
+                           "the clip with an engine of COCO's keypoints")
         overlap = box_iou(np.reshape([_edges(person["bbox"]) for person in people], (-1, 4)),
                           np.reshape([pose["box"] for pose in poses], (-1, 4)))
         extra += int((overlap < MATCHED_IOU).all(0).sum())

@@ -37,6 +37,7 @@ class Smoother:
         self.min_cutoff = min_cutoff
         self.beta = beta
         self._states: dict[int, _State] = {}
+        self._last_time: float | None = None
 
     def __call__(self, time, ids, poses):
         """Filter one frame.
@@ -50,6 +51,9 @@ class Smoother:
             (N, K, 3) float32 keypoints, x and y smoothed, scores as they were. A keypoint less sure than SURE moves
             less: one of score 0 stays where it was.
         """
+        if self._last_time is not None and not time > self._last_time:
+            raise ValueError(f"time {time} is not later than that of the frame before, {self._last_time}")
+        self._last_time = time
         self._states = {id: state for id, state in self._states.items() if time - state.time <= LOST_AFTER}
         smoothed = poses.keypoints.copy()
         for keypoints, id, size in zip(smoothed, map(int, ids), person_sizes(poses.boxes), strict=True):

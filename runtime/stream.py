@@ -20,7 +20,7 @@ from runtime.jitter import JitterReport
 from runtime.pipeline import stream
 from runtime.pose import PoseEstimator
 from runtime.smooth import BETA, MIN_CUTOFF, Smoother
-from runtime.track import Tracker
+from runtime.track import FOLLOWED_FOR, Tracker
 from runtime.write import JsonLinesWriter, Window, open_output
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -60,6 +60,7 @@ def main(argv=None):
         pose = PoseEstimator(open_engine(arguments.pose, "pose", *settings))
         source = open_source(arguments.camera, arguments.video, arguments.images)
         opened.callback(source.close)
+        check_interval(arguments.detect_every, source.fps)
 
         opened.callback(timings.report)
         pictures: list = [window] if window else []
@@ -131,6 +132,13 @@ def interval(text):
     return text if text == "auto" else int(text)
 
 
+def check_interval(detect_every, fps):
+    """BadInput where persons would be forgotten between two detections."""
+    if detect_every != "auto" and detect_every > FOLLOWED_FOR * fps:
+        raise BadInput(f"--detect-every {detect_every} is {detect_every / fps:.1f} s at {fps:g} frames a second, but "
+                       f"persons are followed for {FOLLOWED_FOR:g} s: give {int(FOLLOWED_FOR * fps)} or fewer, or auto")
+
+
 def followers(arguments, schema):
     """A new Tracker and Smoother, None where not wanted."""
     tracker = None if arguments.no_track or arguments.images else Tracker(schema.sigmas)
@@ -145,8 +153,8 @@ def check_outputs(arguments):
         raise BadInput(f"--threads {arguments.threads} is less than 1")
     if arguments.detect_every != "auto" and arguments.detect_every < 1:
         raise BadInput(f"--detect-every {arguments.detect_every} is less than 1: give a number of frames, or auto")
-    if not (arguments.smooth[0] > 0 and arguments.smooth[1] >= 0):
-        raise BadInput("--smooth {:g} {:g}: the cutoff must be above 0 and the rise not below it".format(
+    if not (arguments.smooth[0] > 0 and arguments.smooth[1] >= 0 and np.isfinite(arguments.smooth).all()):
+        raise BadInput("--smooth {:g} {:g}: the cutoff must be above 0, the rise not below it, both finite".format(
             *arguments.smooth))
     untracked = "--images" if arguments.images else "--no-track" if arguments.no_track else None
     for option, given in (("--detect-every", arguments.detect_every != 1), ("--report", arguments.report)):
@@ -179,8 +187,10 @@ class StopRequest:
     def between(self, results):
         """The results until a signal comes."""
         try:
-            while not self.exit_code:
-                self._waiting = True
+            while True:
+                self._waiting = True  # before the look at the exit code, or a signal between would wait for a frame
+                if self.exit_code:
+                    return
                 result = next(results, None)
                 self._waiting = False
                 if result is None:

@@ -80,7 +80,9 @@ class Tracker:
         Returns:
             boxes (N, 4) float32 and scores (N,) float32, those of their last detection.
         """
-        followed = [track for track in self.tracks if time - track.detected < FOLLOWED_FOR]
+        # Of the frame before, not of longer ago: who is hidden would take the place of whoever hides him.
+        followed = [track for track in self.tracks
+                    if track.time == self._last_time and time - track.detected < FOLLOWED_FOR]
         boxes = [track.box + np.tile(track.shift(time), 2) for track in followed]
         return (np.array(boxes, np.float32).reshape(-1, 4),
                 np.array([track.score for track in followed], np.float32))
@@ -97,17 +99,23 @@ class Tracker:
             Poses to be shown, ids (N,) int of them, and a list of Events. Left out are doubles of a person, predicted
             boxes with nobody in them, and persons seen for the first time, unless in the very first frame.
         """
+        if self._last_time is not None and not time > self._last_time:
+            raise ValueError(f"time {time} is not later than that of the frame before, {self._last_time}")
+        events = [Event("lost", track.id) for track in self.tracks
+                  if track.id and not track.lost and time - track.time > self.keep]
         self.tracks = [track for track in self.tracks
                        if (time - track.time <= self.keep if track.id else track.time == self._last_time)]
         found = self._persons(poses, detected)
         owners = _pairs(self._similarity(time, poses.boxes[found], poses.keypoints[found]))
         shown: dict[int, Track] = {}
-        events = []
         for number, person in enumerate(found):
             pose = poses.boxes[person], float(poses.box_scores[person]), poses.keypoints[person]
             if number in owners:
-                shown[person] = track = self.tracks[owners[number]]
+                track = self.tracks[owners[number]]
                 _see(track, time, *pose, detected)
+                if not track.id and not detected:  # its own prediction is no second sight of it
+                    continue
+                shown[person] = track
                 if track.lost:
                     track.lost = False
                     events.append(Event("return", track.id))

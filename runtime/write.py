@@ -125,7 +125,8 @@ class ImageWriter:
         name = Path(result.frame.name)
         # a.png and a.jpg of one folder must not overwrite each other
         target = f"{name.stem}.jpg" if f"{name.stem}.jpg" not in self._names else f"{name}.jpg"
-        self._names.add(target)
+        if name.suffix:  # frames of a video have none and are numbered, for weeks if need be
+            self._names.add(target)
         path = self.path / target
         try:
             path.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())

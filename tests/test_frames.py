@@ -159,7 +159,7 @@ def send_camera(frames, fps):
         handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         handler.end_headers()
         for index in range(frames):
-            picture = cv2.imencode(".jpg", np.full((48, 64, 3), index, np.uint8))[1].tobytes()
+            picture = cv2.imencode(".jpg", np.full((48, 64, 3), index % 256, np.uint8))[1].tobytes()
             handler.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n"
                                 % (len(picture), picture))
             time.sleep(1 / fps)

@@ -258,17 +258,20 @@ def test_threads_touch_nothing_unguarded(tmp_path):
     """The phases on real threads under ThreadSanitizer, which sees a missing barrier or atomic as a data race."""
     probe = tmp_path / "probe.cpp"
     probe.write_text("#include <barrier>\n#include <thread>\nint main() { std::thread([] {}).join(); }")
-    options = ["-std=c++20", "-O1", "-g", "-fsanitize=thread"]
+    options = ["-std=c++20", "-O1", "-fsanitize=thread"]
     built = subprocess.run([COMPILER, *options, probe, "-o", tmp_path / "probe"], capture_output=True, timeout=120)
     if built.returncode or subprocess.run([tmp_path / "probe"], capture_output=True, timeout=60).returncode:
         pytest.skip("needs a g++ with C++20 and ThreadSanitizer")
     subprocess.run([COMPILER, *options, *FLAGS, "-x", "c++", SOURCES / "selfcheck.cu", SOURCES / "nms_cpu.cpp",
                     "-o", tmp_path / "selfcheck"], check=True, timeout=120)
     run = subprocess.run([tmp_path / "selfcheck", "30"], capture_output=True, text=True, timeout=120)
+    if "unexpected memory mapping" in run.stderr:
+        pytest.skip("ThreadSanitizer does not cope with this kernel's address randomisation")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "30 cases equal" in run.stdout
 
 
+@needs_compiler
 @needs_nvcc
 def test_nvcc_compiles_the_kernel_for_every_gpu(tmp_path):
     listed = re.search(r"set\(ARCHITECTURES ([\d ]+) ", (SOURCES / "CMakeLists.txt").read_text())
@@ -288,6 +291,7 @@ def test_nvcc_compiles_the_kernel_for_every_gpu(tmp_path):
     assert max(shared) <= 48 * 1024  # what a block may have on every GPU
 
 
+@needs_compiler
 @needs_nvcc
 def test_gpu_check_builds_here(tmp_path):
     supported = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True, check=True, timeout=60).stdout

@@ -127,11 +127,12 @@ def start_on_a_camera(address, tmp_path, engines):
     running = subprocess.Popen([*COMMAND, "--video", f"{address}/live", "--out", str(tmp_path / "drawn.mp4"),
                                 "--jsonl", str(tmp_path / "poses.jsonl"), *engines], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     lines = tmp_path / "poses.jsonl"
     while not (lines.exists() and lines.read_text().count("\n") >= 10):
-        assert running.poll() is None, running.stderr.read()
-        assert time.monotonic() < deadline
+        if running.poll() is not None or time.monotonic() > deadline:
+            running.kill()
+            pytest.fail(f"no ten frames: {running.communicate()}")
         time.sleep(0.02)
     return running
 

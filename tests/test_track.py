@@ -15,6 +15,7 @@ from runtime.keypoints import COCO, Poses
 from runtime.mot import ClearMot, clear_mot, load_tracks, load_truth
 from runtime.pipeline import stream
 from runtime.pose import PoseEstimator
+from runtime.smooth import Smoother
 from runtime.track import FOLLOWED_FOR, Event, Tracker
 from runtime.walkers import write_clip
 from tests.conftest import ROOT
@@ -172,6 +173,58 @@ def test_boxes_between_detections_go_with_the_person_and_end():
     assert len(shown) == len(ids) == 0
     boxes, _ = tracker.predict(9 / 25 + FOLLOWED_FOR + 0.01)
     assert len(boxes) == 0
+
+
+@pytest.mark.parametrize("every", [2, 3, 5, 8])
+def test_who_is_hidden_between_detections_does_not_take_the_others_place(every):
+    """Two of one size cross, and the one behind, whose box was the surer one, is not found for half a second; frames
+    between detections get the boxes that the tracker predicts, with a pose only where somebody is to be seen."""
+    tracker, numbers, events = Tracker(COCO.sigmas), [], []
+    for index, time in enumerate(np.arange(0, 4, 0.04).tolist()):
+        visible = [person(100 + 100 * time, score=0.8)]
+        if abs(time - 2) >= 0.25:
+            visible.append(person(500 - 100 * time))
+        given = poses(*visible)
+        if index % every:
+            boxes, scores = tracker.predict(time)
+            middles = given.boxes[:, ::2].mean(1)
+            nearest = [np.abs(middles - box[::2].mean()).argmin() for box in boxes]
+            given = Poses(boxes, scores, given.keypoints[nearest])
+        shown, ids, happened = tracker.update(time, given, detected=index % every == 0)
+        numbers.append(dict(zip(ids.tolist(), shown.keypoints[:, 0, 0], strict=True)))
+        events += [(event.kind, event.id) for event in happened]
+    assert [event for event in events if event[0] == "enter"] == [("enter", 1), ("enter", 2)]
+    for index, places in enumerate(numbers):
+        if 1 in places:  # whoever walks to the right
+            np.testing.assert_allclose(places[1], 100 + 4 * index + 40, atol=3)
+
+
+def test_whoever_is_forgotten_was_lost_first():
+    tracker = Tracker(COCO.sigmas)
+    frames = [(time, [person(50)]) for time in (0.0, 0.04, 0.08)] + [(3.2, []), (3.24, [])]
+    assert [event[1:] for event in follow(tracker, frames)[1]] == [("enter", 1), ("lost", 1)]
+
+
+def test_its_own_prediction_confirms_nobody():
+    tracker = Tracker(COCO.sigmas)
+    tracker.update(0.0, poses())
+    tracker.update(0.04, poses(person(50)))
+    for index in range(2, 6):
+        boxes, scores = tracker.predict(0.04 * index)
+        shown, _, events = tracker.update(0.04 * index, Poses(boxes, scores, poses(person(50)).keypoints), False)
+        assert not len(shown) and not events
+    shown, ids, _ = tracker.update(0.24, poses(person(50)))
+    assert ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("time", [0.04, 0.02, float("nan")])
+def test_time_must_rise(time):
+    tracker, smoother = Tracker(COCO.sigmas), Smoother()
+    smoother(0.04, tracker.update(0.04, poses(person(50)))[1], poses(person(50)))
+    with pytest.raises(ValueError, match="is not later than that of the frame before, 0.04"):
+        tracker.update(time, poses(person(50)))
+    with pytest.raises(ValueError, match="is not later than that of the frame before, 0.04"):
+        smoother(time, np.array([1]), poses(person(50)))
 
 
 def test_nobody_is_no_trouble():
