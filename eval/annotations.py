@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -77,14 +78,21 @@ def load_annotations(path, limit=None, test_set=False):
     for part in ("images", "annotations"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise BadInput(f"{path} has no list {part!r}; give a COCO person_keypoints_*.json file{UNLABELLED}")
+        strange = [item for item in data[part] if not isinstance(item, dict)]
+        if strange:
+            raise BadInput(f"{path}: {len(strange)} of {len(data[part])} {part} are no objects (first: "
+                           f"{str(strange[0])[:60]}); give a COCO person_keypoints_*.json file")
     if not data["images"]:
         raise BadInput(f"{path} has no images; give a COCO person_keypoints_*.json file")
     _need_fields(path, "images", data["images"], ("id", "file_name"))
-    if test_set and all(isinstance(item, dict) and item.get("iscrowd") for item in data["annotations"]):
+    _need_unique_ids(path, "image", data["images"])
+    _need_sound(path, "images", data["images"], {"file_name": lambda name: isinstance(name, str)})
+    data["categories"] = [item for item in data.get("categories") or () if isinstance(item, dict)]
+    if test_set and all(item.get("iscrowd") for item in data["annotations"]):
         return _test_set(path, data, limit)  # PoseTrack's have regions to ignore
 
     total = len(data["annotations"])
-    labelled = [item for item in data["annotations"] if isinstance(item, dict) and item.get("keypoints")]
+    labelled = [item for item in data["annotations"] if item.get("keypoints")]
     if not labelled:
         raise BadInput(f"{path} has {total} annotations but none has keypoints; give the person_keypoints_*.json file"
                        f"{'' if total else UNLABELLED}")
@@ -92,7 +100,16 @@ def load_annotations(path, limit=None, test_set=False):
     of_category = [item for item in data["annotations"] if item.get("category_id") == category["id"]]
     _need_fields(path, "annotations", of_category, REQUIRED)
     keypoints = _keypoint_count(path, of_category, category)
-    _need_unique_ids(path, of_category)
+    _need_unique_ids(path, "annotation", of_category)
+    _need_sound(path, "annotations", of_category, {
+        "bbox": lambda box: _finite(box, 4), "area": lambda area: _finite([area], 1),
+        "keypoints": lambda points: _finite(points, 3 * keypoints),
+        "num_keypoints": lambda count: type(count) is int, "iscrowd": lambda crowd: crowd in (0, 1)})
+    listed = {image["id"] for image in data["images"]}
+    of_nothing = sum(item["image_id"] not in listed for item in of_category)
+    if of_nothing:
+        print(f"warning: {path}: {of_nothing} of {len(of_category)} annotations are of images that it does not list",
+              file=sys.stderr)
 
     images = data["images"][:limit]
     of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
@@ -161,6 +178,7 @@ def _person_category(path, categories, labelled):
 
 def _keypoint_count(path, items, category):
     """K, the same in every annotation and in the category's names."""
+    _need_sound(path, "annotations", items, {"keypoints": lambda points: isinstance(points, list)})
     lengths = Counter(len(item["keypoints"]) for item in items)
     length = lengths.most_common(1)[0][0]
     if len(lengths) > 1 or length % 3:
@@ -173,12 +191,27 @@ def _keypoint_count(path, items, category):
     return length // 3
 
 
-def _need_unique_ids(path, items):
+def _need_sound(path, part, items, checks):
+    """Every field passes its check, or the message says how often not, and where first."""
+    for field, sound in checks.items():
+        wrong = [item for item in items if not sound(item[field])]
+        if wrong:
+            raise BadInput(f"{path}: {field!r} of {len(wrong)} of {len(items)} {part} is not what COCO has there "
+                           f"(first: {str(wrong[0][field])[:60]} of {wrong[0].get('id')}); put it right")
+
+
+def _finite(values, count):
+    """Whether it is a list of so many numbers, none of them infinite or not a number."""
+    return (isinstance(values, list) and len(values) == count
+            and all(isinstance(value, int | float) and math.isfinite(value) for value in values))
+
+
+def _need_unique_ids(path, what, items):
     counts = Counter(item["id"] for item in items)
     twice = [number for number, count in counts.items() if count > 1]
     if twice:
-        raise BadInput(f"{path}: {len(twice)} annotation ids occur twice or more (first: {twice[0]}); number them anew")
-    if 0 in counts:
+        raise BadInput(f"{path}: {len(twice)} {what} ids occur twice or more (first: {twice[0]}); number them anew")
+    if what == "annotation" and 0 in counts:
         print(f"warning: {path} has an annotation with id 0, which pycocotools counts as found by nobody: number "
               "annotations from 1", file=sys.stderr)
 

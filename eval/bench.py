@@ -36,10 +36,11 @@ import numpy as np
 from eval import latency
 from eval.annotations import check_images, load_annotations, read_image
 from eval.bench_report import ACCURACY, draw, new_figure, table
+from eval.boxes import box_figures
 from eval.coco import rendered_people
 from eval.options import DETECTOR_THRESHOLD
 from eval.report import sha256
-from eval.scoring import FOUND_IOU, FOUND_SCORE, Predictions, evaluate, images_to_read, person_boxes, predict
+from eval.scoring import FOUND_IOU, FOUND_SCORE, evaluate, images_to_read, person_boxes
 from eval.subject import check_schema
 from runtime.backends import installed_backends, library_of
 from runtime.crop import crop_matrix, crop_region, letterbox, warp_crop
@@ -227,15 +228,11 @@ def measure_accuracy(arguments, contestants, annotations, report):
 
 
 def accuracy(engine, annotations, images):
-    """COCO's ten numbers of a pose engine on annotated boxes; {"found": share of the persons} of a person engine."""
+    """COCO's ten numbers of a pose engine on annotated boxes; of a person engine `eval.boxes.box_figures`."""
     if engine.kind == "pose":
         sigmas = None if engine.schema.name == "coco" else engine.schema.sigmas
         return evaluate(PoseEstimator(engine), annotations, images, sigmas=sigmas, progress=True)
-    predictions = Predictions()
-    detector = PersonDetector(engine, threshold=DETECTOR_THRESHOLD)
-    predict(lambda frame, boxes: np.zeros((len(boxes), annotations.keypoints, 3)), annotations, images, predictions,
-            detector, progress=True)
-    return {"found": predictions.found / annotations.person_count}
+    return box_figures(PersonDetector(engine, threshold=DETECTOR_THRESHOLD), annotations, images, progress=True)
 
 
 def describe_protocol(arguments, annotations, contestants):

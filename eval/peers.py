@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
+from runtime.backends import LOAD_ERRORS
 from runtime.detect import PersonDetector
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
@@ -94,7 +95,10 @@ class Yolox:
     def __init__(self, path):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except LOAD_ERRORS as error:
+            raise BadInput(f"{path} cannot be opened; fetch it again") from error
         [port] = self._session.get_inputs()
         self._input = port.name
         sides = [side // stride for stride in self.strides for side in self.input_size[:1]]
@@ -131,4 +135,8 @@ def _openvino(path):
         raise BadInput(f"OpenVINO is not installed, which {path} needs: pip install openvino, or leave out --peers"
                        ) from error
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    try:
+        return openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-120:]
+        raise BadInput(f"{path} cannot be opened, or its .bin is missing ({reason}); fetch it again") from error

@@ -120,7 +120,8 @@ def _describe_boxes(arguments, annotations, detections):
     if detections is not None:
         return protocol | {"detections_sha256": sha256(source), "detections_left_out": detections.left_out,
                            "images_without_detections": len(annotations.images) - len(detections.boxes)}
-    return protocol | {"detector_sha256": sha256(source), "detector_threshold": arguments.min_score}
+    return protocol | {"detector_sha256": sha256(source), "detector_threshold": arguments.min_score,
+                       "detector_backend": arguments.backend}
 
 
 def describe_outcome(arguments, annotations, predictions):

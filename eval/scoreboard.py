@@ -3,8 +3,8 @@
     python -m eval.scoreboard --annotations person_keypoints_val2017.json --images val2017 --peers DIR
 
 AP of poses on annotated boxes and end to end with each detector (OKS-NMS 0.9), the share of persons found (IoU 0.5,
-score above 0.3), each with its 95 % interval over images; and what a run of each network takes on one thread, in
-float32, as a ratio to the first peer's. Floors and aims are those that this project set itself.
+score above 0.3), each with its 95 % interval over images; and what a run of each network takes on one thread, as
+a ratio to the first peer's in float32. Floors and aims are those that this project set itself.
 
 --peers is a folder with any of tinypose_256x192.xml, picodet_s_320_person.xml (OpenVINO) and yolox_nano_416.onnx.
 Writes scoreboard.json to --out.
@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from eval.annotations import check_images, load_annotations, read_image
 from eval.bootstrap import RESAMPLES, Interval, draw_weights, interval
-from eval.options import DETECTOR_THRESHOLD
+from eval.options import DETECTOR_THRESHOLD, positive
 from eval.peers import open_detectors, open_poses
 from eval.predictions import Predictions
 from eval.report import prepare_folder
 from eval.scoring import count_found, person_boxes, predict, suppress_duplicates
+from eval.subject import Subject, check_schema
 from runtime.backends import installed_backends
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
@@ -75,8 +76,14 @@ def main():
     annotations = load_annotations(arguments.annotations, arguments.limit)
     check_images(annotations.images, arguments.images)
     prepare_folder(arguments.out)
-    ours = {f"{path.stem}, {backend}": PoseEstimator(open_engine(path, "pose", backend=backend))
-            for path in arguments.pose for backend in arguments.backend}
+    ours = {}
+    for path in arguments.pose:
+        # By its path where several are named alike.
+        name = path.stem if [other.stem for other in arguments.pose].count(path.stem) == 1 else path
+        for backend in arguments.backend:
+            engine = open_engine(path, "pose", backend=backend)
+            check_schema(Subject(engine, path, engine.metadata["head"], path.stem), annotations)
+            ours[f"{name}, {backend}"] = PoseEstimator(engine)
     detector = PersonDetector(open_engine(arguments.detector, "person"), DETECTOR_THRESHOLD)
     peers = open_poses(arguments.peers) if arguments.peers else {}
     peer_detectors = open_detectors(arguments.peers, DETECTOR_THRESHOLD) if arguments.peers else {}
@@ -114,7 +121,7 @@ def parse_arguments():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images that it names")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument("--pose", type=Path, nargs="+", default=[Path("models/pose.onnx")], metavar="FILE",
                         help="our pose engines; the first goes end to end (default: models/pose.onnx)")
     parser.add_argument("--detector", type=Path, default=Path("models/person.onnx"), metavar="FILE",
@@ -122,7 +129,7 @@ def parse_arguments():
     parser.add_argument("--backend", nargs="+", default=["onnxruntime"], metavar="NAME",
                         help=f"for our pose engines, of {', '.join(installed_backends())} (default: onnxruntime)")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="folder of the public models")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the images (default: %(default)s)")
+    parser.add_argument("--resamples", type=positive, default=RESAMPLES, help="of the images (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("output/scoreboard"), help="default: %(default)s")
     return parser.parse_args()
 

@@ -7,7 +7,7 @@
 Static quantisation (Jacob et al. 2018) in ONNX's QDQ form: weights as int8 with a scale for each channel, activations
 as uint8 within the range that they had on real inputs from --config's data. Softmax, norms, resizing, attention and the
 heatmap's deconvolution stay float: they are what drifts, or have no INT8 kernel. If AP on --annotations (of a person
-engine the share of persons found) falls by more than --loss, the activations that rounding hurts most stay float too,
+engine that of its boxes) falls by more than --loss, the activations that rounding hurts most stay float too,
 and it is tried again. An engine that loses more, or is not --faster times as fast on one thread, is refused, and
 nothing is left under the final name.
 """
@@ -26,10 +26,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from eval import latency
 from eval.annotations import check_images, load_annotations
 from eval.bench import accuracy
-from eval.bench_report import ACCURACY
+from eval.options import positive
+from eval.subject import Subject, check_schema
 from export.verify import real_inputs
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
+from runtime.write import make_folder
 from train.config import add_config_arguments, load_config
 
 QUANTISED = ("Conv", "Clip", "Relu", "Add")  # kinds of nodes; others stay float
@@ -59,23 +61,25 @@ def main():
         raise BadInput(f"{arguments.config} is of task {config.task!r} but {arguments.engine} is a {engine.kind} "
                        f"engine: give --config configs/{engine.kind}.toml")
     annotations = load_annotations(arguments.annotations)
+    if engine.kind == "pose":
+        check_schema(Subject(engine, arguments.engine, engine.metadata["head"], arguments.engine.stem), annotations)
     check_images(annotations.images, arguments.images)
     inputs, origin = real_inputs(config, arguments.inputs)
     print(f"{len(inputs)} {origin} inputs to calibrate on", flush=True)
-    measure = ACCURACY[engine.kind]
-    before = accuracy(engine, annotations, arguments.images)[measure]
+    make_folder(out.parent)
+    before = accuracy(engine, annotations, arguments.images)["AP"]
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         ready, quantised = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(arguments.engine), str(ready), skip_symbolic_shape=True)
         kept: list[str] = []
         for attempt in range(ATTEMPTS):
             quantise(ready, inputs, quantised, kept)
-            after = accuracy(open_engine(quantised), annotations, arguments.images)[measure]
-            print(f"{measure} {before:.3f} → {after:.3f}, {len(kept)} activations more left float", flush=True)
+            after = accuracy(open_engine(quantised), annotations, arguments.images)["AP"]
+            print(f"AP {before:.3f} → {after:.3f}, {len(kept)} activations more left float", flush=True)
             if before - after <= arguments.loss:
                 break
             if attempt + 1 == ATTEMPTS:
-                raise BadInput(f"INT8 loses {before - after:.3f} {measure}, more than --loss {arguments.loss:g}; {out} "
+                raise BadInput(f"INT8 loses {before - after:.3f} AP, more than --loss {arguments.loss:g}; {out} "
                                "was not written")
             kept += worst_activations(ready, quantised, inputs[:32], FEWER * (attempt + 1), kept)
         times = time_ratio(arguments.engine, quantised, inputs[:32], Path(folder))
@@ -84,7 +88,7 @@ def main():
                            "not written")
         stamp(quantised, {"precision": "int8", "calibration": f"{len(inputs)} {origin} inputs"})
         os.replace(quantised, out)
-    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {measure} {before:.3f} → {after:.3f}, {1 / times:.2f} times as "
+    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, AP {before:.3f} → {after:.3f}, {1 / times:.2f} times as "
           "fast")
 
 
@@ -95,12 +99,20 @@ def parse_arguments():
     parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file to measure AP on")
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
     parser.add_argument("--out", type=Path, help="(default: NAME.int8.onnx beside the engine NAME.onnx)")
-    parser.add_argument("--inputs", type=int, default=256, metavar="N", help="to calibrate on (default: %(default)s)")
-    parser.add_argument("--loss", type=float, default=0.01,
-                        help="AP, or share of persons found, that it may cost (default: %(default)s)")
-    parser.add_argument("--faster", type=float, default=1.3, help="times as fast at least (default: %(default)s)")
+    parser.add_argument("--inputs", type=positive, default=256, metavar="N",
+                        help="to calibrate on (default: %(default)s)")
+    parser.add_argument("--loss", type=float, default=0.01, help="AP that it may cost (default: %(default)s)")
+    parser.add_argument("--faster", type=positive_number, default=1.3,
+                        help="times as fast at least (default: %(default)s)")
     add_config_arguments(parser)
     return parser.parse_args()
+
+
+def positive_number(text):
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 def quantise(path, inputs, out, kept):

@@ -59,7 +59,7 @@ class OnnxRuntime:
             reason = " ".join(str(error).rpartition("failed:")[2].split())
             raise _no_engine(path, f"ONNX Runtime {onnxruntime.__version__}: {reason}") from error
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        [port] = self._session.get_inputs()
+        port = _only_input(path, self._session.get_inputs())
         self.port = port.name, port.type.removeprefix("tensor(").removesuffix(")"), _sides(port.shape)
         self.outputs = {output.name: _sides(output.shape) for output in self._session.get_outputs()}
 
@@ -84,7 +84,7 @@ class OpenVino:
         # OpenVINO keeps the metadata of an ONNX file under this name.
         stored = model.get_rt_info(["framework"]).astype(dict) if model.has_rt_info(["framework"]) else {}
         self.metadata = {key: value.astype(str) for key, value in stored.items()}
-        [port] = model.inputs
+        port = _only_input(path, model.inputs)
         self.port = port.get_any_name(), port.get_element_type().to_dtype().name, _sides(port.partial_shape)
         self.outputs = {output.get_any_name(): _sides(output.partial_shape) for output in model.outputs}
 
@@ -98,6 +98,12 @@ def _has_bfloat16():
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _only_input(path, inputs):
+    if len(inputs) != 1:
+        raise BadInput(f"{path} was not made by `make export` (it has {len(inputs)} inputs, not one): export it again")
+    return inputs[0]
 
 
 def _sides(shape):

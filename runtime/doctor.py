@@ -114,9 +114,7 @@ def check_cuda():
         yield Finding("CUDA", "ok", f"nvcc {release[1]} at {nvcc}")
     else:
         yield Finding("CUDA", "none", "no nvcc", "only the NMS plugin for TensorRT is compiled with it")
-    for package, remedy in (("tensorrt", "engines of TensorRT need it: pip install tensorrt, on a Jetson it comes with "
-                             "JetPack"), ("pycuda", "TensorRT engines need it too: pip install pycuda")):
-        yield _package(package, package, remedy)
+    yield _package("TensorRT", "tensorrt", "its engines are not opened yet; engines run on the CPU")
 
 
 def check_inference():
@@ -136,8 +134,8 @@ def check_engines():
 
     from runtime.engine import open_engine
 
-    for kind in ("person", "pose"):
-        path = ROOT / "models" / f"{kind}.onnx"
+    for name in ("person", "pose", "pose.int8"):
+        path, kind = ROOT / "models" / f"{name}.onnx", name.partition(".")[0]
         if not path.is_file():
             yield Finding(f"{kind} engine", "wrong", f"{path} is missing", "git checkout models, or make export")
             continue
@@ -208,8 +206,8 @@ def _package(name, module, remedy):
     """A finding on a package, without importing it."""
     if importlib.util.find_spec(module) is None:
         return Finding(name, "none", "not installed", remedy)
-    distributions = importlib.metadata.packages_distributions().get(module, [module])
-    return Finding(name, "ok", f"{importlib.metadata.version(distributions[0])}")
+    distributions = importlib.metadata.packages_distributions().get(module, [])
+    return Finding(name, "ok", importlib.metadata.version(distributions[0]) if distributions else "of unknown version")
 
 
 def _read(path):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from runtime.backends import DEFAULT_BACKEND, open_backend
 from runtime.errors import BadInput
 from runtime.keypoints import KeypointSchema
@@ -51,7 +53,7 @@ class Engine:
         metadata: dict of strings as stored in the file: who trained it on what, the licence, the version.
         schema: KeypointSchema of a pose engine, None for a person engine.
         aligned_cells: where the cells of its heatmaps lie, see `runtime.decode`.
-        batch: inputs of one run, None for any number.
+        batch: inputs that the graph takes at once, None for any number; `run` takes any number anyway.
         outputs: names of the outputs.
     """
 
@@ -83,7 +85,16 @@ class Engine:
             "kept_boxes" (M, 4) and "kept_scores" (M,), best first. Boxes are left, top, right, bottom in input
             pixels.
         """
-        return dict(zip(self.outputs, self._network.run(batch), strict=True))
+        if self.batch in (None, len(batch)):
+            return dict(zip(self.outputs, self._network.run(batch), strict=True))
+        parts = []
+        for first in range(0, len(batch), self.batch):
+            part = batch[first:first + self.batch]
+            filled = np.zeros((self.batch, *part.shape[1:]), np.uint8)
+            filled[:len(part)] = part
+            parts.append([values[:len(part)] for values in self._network.run(filled)])
+        whole = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return dict(zip(self.outputs, whole, strict=True))
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""

