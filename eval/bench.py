@@ -12,7 +12,8 @@ combination has a process of its own, and they take turns, since machines drift:
 engine's of the same threads and batch, measured in the same rounds, and surer than the milliseconds.
 Cold: opening the engine and its first run, the file in the system's cache. MB: the most that was resident, less what
 Python and the inputs took before. J: of the whole processor, whoever used it, where Linux shows RAPL's counter.
-Accuracy: AP on annotated boxes as eval.coco gives it; of a person engine the share of persons that it finds.
+Accuracy: AP on annotated boxes as eval.coco gives it; of a person engine the share of persons that it finds, and in
+bench.json AP of its boxes.
 
 Writes to --out: bench.json (every figure, and what it was measured under) and pareto.png (accuracy over the
 milliseconds at batch 1; what lies on the line is beaten by nothing in both). Ctrl-C keeps what was measured.
