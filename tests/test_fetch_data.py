@@ -20,6 +20,7 @@ from runtime.errors import BadInput
 from tests.test_download import serve
 from train import fetch_data
 from train.fetch_data import DATASETS
+from train.unpack import extract
 
 ROOT = Path(__file__).parents[1]
 DETECTIONS = [{"image_id": 139, "category_id": 1, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.9}]
@@ -160,7 +161,7 @@ def test_a_folder_with_some_photographs_is_left_alone(fetch, server, tmp_path):
 def test_only_what_is_needed_is_unpacked(tmp_path):
     with zipfile.ZipFile(io.BytesIO(FILES["/annotations/annotations_trainval2017.zip"])) as archive:
         assert len(archive.namelist()) == 3
-        fetch_data.extract(archive, tmp_path / "there", tuple(ANNOTATIONS))
+        extract(archive, tmp_path / "there", tuple(ANNOTATIONS))
     assert files(tmp_path / "there") == ANNOTATIONS
 
 

@@ -338,7 +338,7 @@ def test_the_command_rates_tracks_against_a_truth(walkers, tmp_path):
     assert "mean OKS of those found 1.00" in done.stdout
     with pytest.raises(BadInput, match="has a frame 30, the truth only 30"):
         load_tracks(tracks, 30)
-    tracks.write_text(lines[0].replace('"id": 0', '"id": null'))
+    tracks.write_text(lines[0].replace('"id": 1,', '"id": null,'))
     with pytest.raises(BadInput, match="without ids: stream the clip without --no-track"):
         load_tracks(tracks, 75)
 

@@ -181,7 +181,8 @@ def read_stored(item, reduction=1):
     BadInput, too.
     """
     offset, length = item.span or (0, -1)
-    return decode_labelled(read_bytes(_file(item), offset, length), item.size, item.image, reduction)
+    name = f"{item.image} (at byte {offset})" if item.span else item.image
+    return decode_labelled(read_bytes(_file(item), offset, length), item.size, name, reduction)
 
 
 def _file(item):
