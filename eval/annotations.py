@@ -102,8 +102,8 @@ def load_annotations(path, limit=None, test_set=False):
     keypoints = _keypoint_count(path, of_category, category)
     _need_unique_ids(path, "annotation", of_category)
     _need_sound(path, "annotations", of_category, {
-        "bbox": lambda box: _finite(box, 4), "area": lambda area: _finite([area], 1),
-        "keypoints": lambda points: _finite(points, 3 * keypoints),
+        "bbox": lambda box: are_numbers(box, 4), "area": is_number,
+        "keypoints": lambda points: are_numbers(points, 3 * keypoints),
         "num_keypoints": lambda count: type(count) is int, "iscrowd": lambda crowd: crowd in (0, 1)})
     listed = {image["id"] for image in data["images"]}
     of_nothing = sum(item["image_id"] not in listed for item in of_category)
@@ -200,10 +200,14 @@ def _need_sound(path, part, items, checks):
                            f"(first: {str(wrong[0][field])[:60]} of {wrong[0].get('id')}); put it right")
 
 
-def _finite(values, count):
-    """Whether it is a list of so many numbers, none of them infinite or not a number."""
-    return (isinstance(values, list) and len(values) == count
-            and all(isinstance(value, int | float) and math.isfinite(value) for value in values))
+def is_number(value):
+    """Whether a value of JSON or TOML is a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def are_numbers(values, count):
+    """Whether it is a list of so many finite numbers."""
+    return isinstance(values, list) and len(values) == count and all(map(is_number, values))
 
 
 def _need_unique_ids(path, what, items):

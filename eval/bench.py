@@ -46,6 +46,7 @@ from eval.subject import check_schema
 from runtime.backends import installed_backends, library_of
 from runtime.crop import crop_matrix, crop_region, letterbox, warp_crop
 from runtime.detect import PersonDetector
+from runtime.doctor import cpu_name
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
 from runtime.pose import PoseEstimator
@@ -246,7 +247,7 @@ def describe_protocol(arguments, annotations, contestants):
         "timed": "engine.run alone; cutting, decoding and NMS outside the graph are not in it",
         "rounds": latency.ROUNDS,
         "seconds": arguments.seconds,
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "load_before": load(),
@@ -266,13 +267,6 @@ def describe_protocol(arguments, annotations, contestants):
                      **{name: importlib.import_module(name).__version__ for name in backends}},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def cpu_model():
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def load():

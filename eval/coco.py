@@ -60,9 +60,7 @@ def main():
     check_schema(subject, annotations)
     runner = make_runner(arguments, subject)
     decoding = runner.pose.decoding if subject.head == "heatmap" else "simcc"
-    protocol = describe_protocol(arguments, subject.path, annotations, detections, decoding)
-    metadata = getattr(subject.engine, "metadata", {})  # a network of training has none
-    protocol |= {"precision": metadata.get("precision", "float32"), "sigmas": list(subject.engine.schema.sigmas)}
+    protocol = describe_protocol(arguments, subject, annotations, detections, decoding)
     prepare_folder(arguments.out)
     journal = Journal(arguments.out / "journal.jsonl", run_stamp(arguments, protocol), arguments.resume)
     check_same_images(journal, images, arguments.images)

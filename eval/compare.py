@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.annotations import load_annotations
+from eval.annotations import is_number, load_annotations
 from eval.bootstrap import RESAMPLES, differences, sigmas_of
 from eval.protocol import protocol_differences
 from eval.scoring import METRICS, coco_metrics
@@ -70,11 +70,6 @@ def read_metrics(path):
         if not is_number(metrics.get(name)):
             raise BadInput(f"{path} has {name} = {metrics.get(name)!r}, which is no number; run eval.coco again")
     return {key: value for key, value in metrics.items() if key != "protocol"}, metrics["protocol"]
-
-
-def is_number(value):
-    """Whether a value of JSON or TOML is a finite number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _read_json(path):

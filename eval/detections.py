@@ -1,12 +1,12 @@
 """Boxes that somebody else's detector found, from a file in COCO's results format, checked before any engine runs."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from eval.annotations import are_numbers, is_number
 from runtime.errors import BadInput
 
 FIELDS = ("image_id", "category_id", "bbox", "score")
@@ -60,10 +60,10 @@ def load_detections(path, annotations, min_score=0.0, min_area=0.0):
     if not items:
         raise BadInput(f"{path} has {total} detections but none of category {annotations.category_id}, the person of "
                        f"{annotations.path}; give detections of persons")
-    _refuse(path, items, [item for item in items if not _is_number(item["score"])], "have a score that is no finite "
+    _refuse(path, items, [item for item in items if not is_number(item["score"])], "have a score that is no finite "
             "number", "detect anew")
-    _refuse(path, items, [item for item in items if not _is_box(item["bbox"])], "have a bbox that is not four finite "
-            "numbers", FORMAT)
+    _refuse(path, items, [item for item in items if not are_numbers(item["bbox"], 4)],
+            "have a bbox that is not four finite numbers", FORMAT)
     _refuse(path, items, [item for item in items if min(item["bbox"][2:]) < 0], "have a negative width or height",
             "bbox is left, top, width, height, not two corners")
     unknown = [item for item in items if not isinstance(item["image_id"], int | str)
@@ -111,12 +111,6 @@ def _refuse(path, items, wrong, what, remedy):
                        f"{remedy}")
 
 
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_box(value):
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _arrays(items):

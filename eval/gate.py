@@ -21,7 +21,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.compare import is_number, read_metrics, refuse_other_protocol
+from eval.annotations import is_number
+from eval.compare import read_metrics, refuse_other_protocol
 from eval.scoring import METRICS
 from runtime.errors import BadInput, run_command
 

@@ -1,12 +1,12 @@
 """Options of `python -m eval.coco`, and which of them go together."""
 
 import argparse
-import re
 from pathlib import Path
 
 from runtime.backends import DEFAULT_BACKEND, ONNX_BACKENDS
 from runtime.decode import DECODINGS
 from runtime.errors import BadInput
+from runtime.gpus import gpu_numbers
 from runtime.nms import OKS_THRESHOLD
 
 # Far below the threshold of streaming, so that the whole curve of precision over recall is there.
@@ -111,20 +111,3 @@ def check_options(arguments):
     arguments.min_area = arguments.min_area or 0.0
     if arguments.oks_nms is None and arguments.soft_oks_nms is None and finds_boxes:
         arguments.oks_nms = OKS_THRESHOLD
-
-
-def gpu_numbers(text):
-    """"0,2-3" → [0, 2, 3]; "cpu" and None → [].
-
-    Raises:
-        BadInput: it is none of these, or names a GPU twice.
-    """
-    if text in (None, "cpu"):
-        return []
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise BadInput(f"--gpu {text} is neither numbers such as 0,1 or 0-1 nor cpu")
-    ends = [part.split("-") for part in text.split(",")]
-    numbers = [number for first, *last in ends for number in range(int(first), int((last or [first])[0]) + 1)]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise BadInput(f"--gpu {text} names {'a GPU twice' if numbers else 'none'}; write for example 0,1 or 0-1")
-    return numbers

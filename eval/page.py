@@ -21,10 +21,12 @@ from eval.bootstrap import LEVELS, RECALLS, RESAMPLES, interval, matches_of, pre
 from eval.compare import annotations_of, read_run
 from eval.diagnosis import CORRECTIONS, TYPES
 from eval.errors import analyse, schema_of
+from eval.options import positive
 from eval.scoring import evaluated, image_similarities, person_boxes
 from runtime.draw import draw_poses
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import Poses
+from runtime.write import whole_file
 
 SHOWN = 0.1  # score from which on a pose is drawn: that of the box times that of the keypoints
 PICTURE_WIDTH = 640  # pixels
@@ -256,11 +258,8 @@ def main():
         check_images([image for image in annotations.images if image["id"] in annotations.persons], arguments.images)
     out = arguments.out or run.folder / "page.html"
     page = make_page(run, annotations, arguments.images, arguments.pictures)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    with whole_file(out) as part:
+        part.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page) / 2**20:.1f} MiB)")
 
 
@@ -273,13 +272,6 @@ def parse_arguments():
     add("--pictures", type=positive, default=6, metavar="N", help="how many of the worst images (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="HTML file (default: page.html in the run's folder)")
     return parser.parse_args()
-
-
-def positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 if __name__ == "__main__":

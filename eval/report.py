@@ -84,16 +84,19 @@ def draw_pictures(folder, count, annotations, predictions, similarities, images_
     return len(images)
 
 
-def describe_protocol(arguments, path, annotations, detections, decoding):
-    """All that the numbers hang on; path: the engine's or snapshot's file."""
+def describe_protocol(arguments, subject, annotations, detections, decoding):
+    """All that the numbers hang on; subject: `eval.subject.Subject`."""
+    metadata = getattr(subject.engine, "metadata", {})  # a network of training has none
     library = library_of(arguments.backend)
     packages = {"numpy": np.__version__, library: version(library), "opencv": cv2.__version__,
                 "pycocotools": version("pycocotools"), "faster_coco_eval": version("faster_coco_eval")}
     if arguments.checkpoint is not None:
         packages["keras"] = version("keras")
     return {
-        "engine": str(path),
-        "engine_sha256": sha256(path),
+        "engine": str(subject.path),
+        "engine_sha256": sha256(subject.path),
+        "precision": metadata.get("precision", "float32"),
+        "sigmas": list(subject.engine.schema.sigmas),
         "backend": "keras" if arguments.checkpoint is not None else arguments.backend,
         "boxes": "ground truth",
         "flip_test": arguments.flip_test,

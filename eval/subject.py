@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.options import gpu_numbers
 from eval.scoring import Runner, suppress_duplicates
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.errors import BadInput
+from runtime.gpus import gpu_numbers
 from runtime.pose import PoseEstimator
 
 

@@ -4,10 +4,10 @@ import collections
 import os
 from concurrent.futures.process import BrokenProcessPool
 
-from eval.options import gpu_numbers
 from eval.scoring import Runner
 from eval.subject import make_runner, open_subject
 from runtime.errors import BadInput
+from runtime.gpus import gpu_numbers
 
 AHEAD = 8  # images that each process may be ahead of the oldest one that is not done
 

@@ -77,17 +77,20 @@ def _device_model():
 
 
 def check_processor():
-    info = _read("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*: (.*)$", info, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     present = set(flags[1].split()) if flags else set()
     fast = ", ".join(flag for flag in FAST_FLAGS if flag in present) or "unknown"
-    yield Finding("CPU", "ok", f"{name[1] if name else platform.processor() or platform.machine()}, {os.cpu_count()} "
-                  f"cores, {fast}")
+    yield Finding("CPU", "ok", f"{cpu_name()}, {os.cpu_count()} cores, {fast}")
     total, free = (re.search(rf"^{key}:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
                    for key in ("MemTotal", "MemAvailable"))
     if total and free:
         yield Finding("memory", "ok", f"{int(free[1]) / 1e6:.1f} of {int(total[1]) / 1e6:.1f} GB free")
+
+
+def cpu_name():
+    """What the processor calls itself, or of what kind it is where it has no name."""
+    name = re.search(r"^(?:model name|Model)\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def check_gpu():

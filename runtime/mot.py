@@ -14,9 +14,7 @@ import numpy as np
 
 from runtime.errors import BadInput, run_command
 from runtime.nms import box_iou
-from runtime.rate import rate
-
-MATCHED_IOU = 0.5
+from runtime.rate import MATCHED_IOU, counts, edges, rate
 
 
 @dataclass
@@ -65,7 +63,7 @@ def clear_mot(truth, found):
                 score.switches += bool(counted[row] and track_of.get(id, track) != track)
                 track_of[id] = track
         score.persons += int(counted.sum())
-        score.misses += sum(bool(counts) and row not in matched for row, counts in enumerate(counted))
+        score.misses += sum(bool(wanted) and row not in matched for row, wanted in enumerate(counted))
         score.false_positives += len(tracks) - len(matched)
     return score
 
@@ -92,9 +90,8 @@ def load_truth(path):
     truth = []
     for people in frames:
         ids = [person["track_id"] if known else place for place, person in enumerate(people)]
-        boxes = np.reshape([person["bbox"] for person in people], (-1, 4)).astype(np.float32)
-        boxes[:, 2:] += boxes[:, :2]
-        visible = [np.mean(np.equal(person["keypoints"][2::3], 2)) >= 0.5 for person in people]
+        boxes = np.reshape([edges(person["bbox"]) for person in people], (-1, 4)).astype(np.float32)
+        visible = [counts(person) for person in people]
         truth.append((np.array(ids, int), boxes, np.array(visible, bool)))
     return truth
 

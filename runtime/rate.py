@@ -51,7 +51,7 @@ def rate(jsonl, truth):
         if any(len(pose["keypoints"]) != len(COCO) for pose in poses):
             raise BadInput(f"{jsonl} has poses of other keypoints than COCO's {len(COCO)}, which the truth has: stream "
                            "the clip with an engine of COCO's keypoints")
-        overlap = box_iou(np.reshape([_edges(person["bbox"]) for person in people], (-1, 4)),
+        overlap = box_iou(np.reshape([edges(person["bbox"]) for person in people], (-1, 4)),
                           np.reshape([pose["box"] for pose in poses], (-1, 4)))
         extra += int((overlap < MATCHED_IOU).all(0).sum())
         # Each pose counts for one person only: the best pairs first.
@@ -60,11 +60,11 @@ def rate(jsonl, truth):
                 continue
             matched = people[row]
             overlap[row, :], overlap[:, column] = 0, 0
-            if _counts(matched):
+            if counts(matched):
                 found += 1
                 fits.append(similarity(poses[column]["keypoints"], matched))
                 near.extend(close_keypoints(poses[column]["keypoints"], matched))
-        persons += sum(map(_counts, people))
+        persons += sum(map(counts, people))
     oks, pck = (float(np.mean(values)) if values else float("nan") for values in (fits, near))
     return Rating(persons, found, extra, oks, pck)
 
@@ -84,10 +84,12 @@ def close_keypoints(keypoints, annotation):
     return (distances < 0.1 * max(annotation["bbox"][2:]))[truth[:, 2] == 2].tolist()
 
 
-def _counts(annotation):
+def counts(annotation):
+    """Whether an annotated person is to be found: half of its keypoints or more are visible."""
     return sum(visibility == 2 for visibility in annotation["keypoints"][2::3]) >= len(COCO) / 2
 
 
-def _edges(bbox):
+def edges(bbox):
+    """COCO's left, top, width, height → left, top, right, bottom."""
     left, top, width, height = bbox
     return left, top, left + width, top + height

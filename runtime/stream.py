@@ -38,7 +38,7 @@ examples:
   try how much smoothing suits a clip   python -m runtime.stream --video dance.mp4 --smooth 0.5 6 --report jitter
 
 Persons of a video or camera are tracked: each keeps its number, and its keypoints are steadied. One who appears is
-shown from the second frame on. Images of a folder have nothing to do with each other and are not tracked.
+shown from the second detection on. Images of a folder have nothing to do with each other and are not tracked.
 Files and folders lose no frame; of a camera or a live stream the newest frame is taken, so the picture stays
 fresh on a slow machine. Ctrl-C ends cleanly: the output is complete up to there.
 In the table at the end, "whole way" is from a frame's arrival to its output, waiting between stages included.
@@ -134,9 +134,10 @@ def interval(text):
 
 def check_interval(detect_every, fps):
     """BadInput where persons would be forgotten between two detections."""
-    if detect_every != "auto" and detect_every > FOLLOWED_FOR * fps:
+    if detect_every not in ("auto", 1) and detect_every > FOLLOWED_FOR * fps:
         raise BadInput(f"--detect-every {detect_every} is {detect_every / fps:.1f} s at {fps:g} frames a second, but "
-                       f"persons are followed for {FOLLOWED_FOR:g} s: give {int(FOLLOWED_FOR * fps)} or fewer, or auto")
+                       f"persons are followed for {FOLLOWED_FOR:g} s: give {max(1, int(FOLLOWED_FOR * fps))} or less, "
+                       "or auto")
 
 
 def followers(arguments, schema):

@@ -13,10 +13,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from eval.options import gpu_numbers
 from eval.predictions import ImagePoses, Journal, Predictions, json_parts, write_results
 from eval.workers import worker_gpus
 from runtime.errors import BadInput
+from runtime.gpus import gpu_numbers
 from runtime.keypoints import Poses
 from runtime.write import write_json
 from tests.coco_data import ROOT, read_metrics, run_command, run_main
@@ -260,8 +260,8 @@ def test_each_gpu_is_one_workers(gpus, visible, wanted):
 
 
 def test_gpus_that_are_none(tmp_path, monkeypatch):
-    for text, message in (("first", "is neither numbers such as 0,1 or 0-1 nor cpu"), ("0,0-1", "names a GPU twice"),
-                          ("1-0", "names none"), ("0,", "is neither")):
+    for text, message in (("first", "are neither numbers such as 0,1 or 0-1 nor cpu"), ("0,0-1", "name one twice"),
+                          ("1-0", "name none"), ("0,", "are neither")):
         with pytest.raises(BadInput, match=message):
             gpu_numbers(text)
     with pytest.raises(BadInput, match="--gpu 0-1 gives each GPU one worker: leave --workers 3 out"):

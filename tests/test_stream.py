@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.errors import BadInput
+from runtime.stream import check_interval
 from tests.conftest import count_frames, figure, index_first, write_clip
 from tests.test_frames import send_camera, served
 
@@ -228,3 +230,14 @@ def test_trained_engines_from_any_folder(tmp_path, person_path):
         left, top, right, bottom = person["box"]
         assert (np.abs(keypoints[:, 0] - (left + right) / 2) < bottom - top).all()  # within the crop
         assert (np.abs(keypoints[:, 1] - (top + bottom) / 2) < bottom - top).all()
+
+
+@pytest.mark.parametrize(("every", "fps"), [(1, 25), (1, 0.2), (25, 25), (3, 4), ("auto", 0.2)])
+def test_intervals_that_lose_nobody(every, fps):
+    check_interval(every, fps)
+
+
+@pytest.mark.parametrize(("every", "fps", "most"), [(30, 25, 25), (2, 0.5, 1), (9, 8, 8)])
+def test_an_interval_in_which_persons_are_forgotten_is_refused(every, fps, most):
+    with pytest.raises(BadInput, match=f"--detect-every {every} is .* give {most} or less, or auto"):
+        check_interval(every, fps)

@@ -9,6 +9,7 @@ import time
 import tensorflow as tf
 
 from runtime.errors import BadInput
+from runtime.gpus import gpu_numbers
 
 MACHINES_WAIT = 120.0  # seconds for all machines of TF_CONFIG to come
 
@@ -32,16 +33,11 @@ def choose_strategy(gpus):
 
 def _show(gpus):
     """Hide all GPUs but these; returns how many there are."""
-    if gpus == "cpu":
+    numbers = gpu_numbers(gpus)
+    if not numbers:
         tf.config.set_visible_devices([], "GPU")
         return 0
     present = tf.config.list_physical_devices("GPU")
-    try:
-        numbers = [number for part in gpus.split(",") for number in _range(part)]
-    except ValueError:
-        raise BadInput(f"GPUs {gpus!r} are neither numbers such as 0,1 or 0-1 nor 'cpu'") from None
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise BadInput(f"GPUs {gpus!r} name {'one twice' if numbers else 'none'}; write for example 0,1 or 0-1")
     missing = [number for number in numbers if number >= len(present)]
     if missing:
         raise BadInput(f"GPU {', '.join(map(str, missing))} asked for, but TensorFlow sees {len(present) or 'none'}; "
@@ -50,11 +46,6 @@ def _show(gpus):
     for number in numbers:
         tf.config.experimental.set_memory_growth(present[number], True)
     return len(numbers)
-
-
-def _range(part):
-    first, dash, last = part.partition("-")
-    return range(int(first), int(last if dash else first) + 1)
 
 
 def _several_machines(gpus):
