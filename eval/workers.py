@@ -48,10 +48,10 @@ def run_jobs(jobs, arguments, runner):
         raise BadInput(f"one of {len(pools)} workers was killed, as happens where memory runs out: fewer --workers "
                        "need less; --continue goes on where this ended") from error
     finally:
+        # One after the other, each waited for: with wait=False a pool's pipe may close under Python's own
+        # clean-up at exit, which then fails half way, and the other pools' processes wait for ever.
         for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for pool in pools:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
 
 def worker_gpus(gpus, visible=None):

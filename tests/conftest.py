@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests import engines
 from tests.coco_data import coco_engine, write_coco_data
 
 ROOT = Path(__file__).parents[1]
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and the commands that they start would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 

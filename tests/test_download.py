@@ -324,9 +324,7 @@ def test_no_folder_is_told(refused, tmp_path):
 def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
     path, part = tmp_path / "clip.mp4", tmp_path / "clip.mp4.part"
     server.silent, server.breaks = True, [200_000]
-    # Python leaves SIGINT ignored where its parent does, as shells do for what they start in the background.
-    script = ("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-              "from runtime.download import download\nfrom runtime.errors import run_command\n"
+    script = ("from runtime.download import download\nfrom runtime.errors import run_command\n"
               f"run_command(lambda: download({server.url + '/clip.mp4'!r}, {str(path)!r}, {SIZE}, {SHA256!r}))")
     running = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})

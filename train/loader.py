@@ -118,7 +118,7 @@ class Loader:
 
     def close(self):
         for pool in list(self._pools):  # an iterator that ends takes its own out
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits, for without that Python's own clean-up may hang at exit
 
 
 class Samples:
