@@ -1,9 +1,9 @@
 """COCO keypoint annotations, checked before any engine runs, and the images that belong to them."""
 
 import contextlib
+import hashlib
 import io
 import json
-import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from runtime.frames import decode_labelled, read_bytes
 
 # What pycocotools reads of every annotation; it stops with a bare KeyError where one is missing.
 REQUIRED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
+LARGEST = sys.float_info.max
 UNLABELLED = "; for a test set without persons give --detections or --detector too"
 
 
@@ -85,9 +86,15 @@ def load_annotations(path, limit=None, test_set=False):
     if not data["images"]:
         raise BadInput(f"{path} has no images; give a COCO person_keypoints_*.json file")
     _need_fields(path, "images", data["images"], ("id", "file_name"))
+    strings = sum(isinstance(image["id"], str) for image in data["images"])
+    if 0 < strings < len(data["images"]):
+        raise BadInput(f"{path}: {strings} of {len(data['images'])} image ids are text and the others are not; make "
+                       "them whole numbers")
+    _need_sound(path, "images", data["images"], {"id": is_id, "file_name": lambda name: isinstance(name, str)})
     _need_unique_ids(path, "image", data["images"])
-    _need_sound(path, "images", data["images"], {"file_name": lambda name: isinstance(name, str)})
-    data["categories"] = [item for item in data.get("categories") or () if isinstance(item, dict)]
+    categories = data.get("categories")
+    data["categories"] = [item for item in (categories if isinstance(categories, list) else ())
+                          if isinstance(item, dict)]
     if test_set and all(item.get("iscrowd") for item in data["annotations"]):
         return _test_set(path, data, limit)  # PoseTrack's have regions to ignore
 
@@ -96,15 +103,18 @@ def load_annotations(path, limit=None, test_set=False):
     if not labelled:
         raise BadInput(f"{path} has {total} annotations but none has keypoints; give the person_keypoints_*.json file"
                        f"{'' if total else UNLABELLED}")
-    category = _person_category(path, data.get("categories", []), labelled)
+    _need_fields(path, "annotations", labelled, ("category_id",))
+    _need_sound(path, "annotations", labelled, {"category_id": is_id})
+    category = _person_category(path, data["categories"], labelled)
     of_category = [item for item in data["annotations"] if item.get("category_id") == category["id"]]
     _need_fields(path, "annotations", of_category, REQUIRED)
     keypoints = _keypoint_count(path, of_category, category)
-    _need_unique_ids(path, "annotation", of_category)
     _need_sound(path, "annotations", of_category, {
-        "bbox": lambda box: are_numbers(box, 4), "area": is_number,
-        "keypoints": lambda points: are_numbers(points, 3 * keypoints),
-        "num_keypoints": lambda count: type(count) is int, "iscrowd": lambda crowd: crowd in (0, 1)})
+        "id": is_number, "image_id": is_id, "bbox": lambda box: are_numbers(box, 4) and min(box[2:]) >= 0,
+        "area": is_number, "keypoints": lambda points: are_numbers(points, 3 * keypoints),
+        "num_keypoints": lambda count: type(count) is int and count >= 0,
+        "iscrowd": lambda crowd: crowd in (0, 1)})
+    _need_unique_ids(path, "annotation", of_category)
     listed = {image["id"] for image in data["images"]}
     of_nothing = sum(item["image_id"] not in listed for item in of_category)
     if of_nothing:
@@ -125,7 +135,7 @@ def load_annotations(path, limit=None, test_set=False):
         path=path,
         images=images,
         persons=persons,
-        keypoint_names=tuple(category.get("keypoints", ())),
+        keypoint_names=_names_of(path, category),
         keypoints=keypoints,
         category_id=category["id"],
         index=build_index({"info": {}, "images": images, "annotations": kept, "categories": [category]}),
@@ -135,10 +145,10 @@ def load_annotations(path, limit=None, test_set=False):
 
 def _test_set(path, data, limit):
     """Images without persons; the category is the one called person."""
-    categories: list[dict[str, Any]] = data.get("categories", [])
+    categories: list[dict[str, Any]] = data["categories"]
     fallback: dict[str, Any] = {"id": 1}
-    category = next((item for item in categories if item.get("name") == "person"), fallback)
-    names = tuple(category.get("keypoints", ()))
+    category = next((item for item in categories if item.get("name") == "person" and is_id(item.get("id"))), fallback)
+    names = _names_of(path, category)
     return Annotations(path=path, images=data["images"][:limit], persons={}, keypoint_names=names, keypoints=len(names),
                        category_id=category["id"], index=None,
                        image_ids=frozenset(image["id"] for image in data["images"]))
@@ -185,10 +195,19 @@ def _keypoint_count(path, items, category):
         found = ", ".join(f"{count} times {size}" for size, count in lengths.items())
         raise BadInput(f"{path}: 'keypoints' must be x, y, visibility of the same points in all annotations, but their "
                        f"lengths differ or are no multiple of 3: {found}; make them equal")
-    names = category.get("keypoints", ())
+    names = _names_of(path, category)
     if names and len(names) != length // 3:
         raise BadInput(f"{path} names {len(names)} keypoints but its annotations have {length // 3}; make them equal")
     return length // 3
+
+
+def _names_of(path, category):
+    """The keypoints' names, or ()."""
+    names = category.get("keypoints", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{path}: 'keypoints' of category {category.get('id')} is {str(names)[:60]}, where a list of "
+                       "names should be; put it right or leave it out")
+    return tuple(names)
 
 
 def _need_sound(path, part, items, checks):
@@ -200,9 +219,15 @@ def _need_sound(path, part, items, checks):
                            f"(first: {str(wrong[0][field])[:60]} of {wrong[0].get('id')}); put it right")
 
 
+def is_id(value):
+    """Whether a value of JSON can be the id of an image or category: a whole number or text."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
 def is_number(value):
     """Whether a value of JSON or TOML is a finite number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared rather than asked for math.isfinite, which stops at whole numbers that no double holds.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def are_numbers(values, count):
@@ -245,12 +270,26 @@ def check_images(images, folder):
                        "folder that belongs to the annotations")
 
 
-def read_image(image, folder) -> np.ndarray:
-    """Read an image of the annotations: (H, W, 3) uint8 BGR, in the pixels that they mean.
+def load_image(image, folder) -> tuple[np.ndarray, str]:
+    """Read an image of the annotations, in the pixels that they mean.
+
+    Returns:
+        (H, W, 3) uint8 BGR, and the SHA-256 of the file's bytes as hexadecimal digits.
 
     Raises:
         BadInput: the file cannot be decoded, or its size is not the one that the annotations were made on.
     """
     path = Path(folder) / image["file_name"]
     sides = image.get("width"), image.get("height")
-    return decode_labelled(read_bytes(path), None if None in sides else sides, path)[0]
+    data = read_bytes(path)
+    return decode_labelled(data, None if None in sides else sides, path)[0], hashlib.sha256(data.data).hexdigest()
+
+
+def read_image(image, folder) -> np.ndarray:
+    """The picture of `load_image` alone."""
+    return load_image(image, folder)[0]
+
+
+def image_sha256(image, folder):
+    """The SHA-256 that `load_image` gives, without decoding anything."""
+    return hashlib.sha256(read_bytes(Path(folder) / image["file_name"]).data).hexdigest()

@@ -40,6 +40,7 @@ from eval.bench_report import ACCURACY, draw, new_figure, table
 from eval.boxes import box_figures
 from eval.coco import rendered_people
 from eval.options import DETECTOR_THRESHOLD
+from eval.precision import precision_of
 from eval.report import sha256
 from eval.scoring import FOUND_IOU, FOUND_SCORE, evaluate, images_to_read, person_boxes
 from eval.subject import check_schema
@@ -57,11 +58,13 @@ INPUTS = 32  # different items that an engine is timed on
 
 @dataclass(frozen=True)
 class Contestant:
-    """An engine file and what to measure of it; `engine` is the file opened on the first of the backends."""
+    """An engine file and what to measure of it; `engine` is the file opened on the first of the backends, `precision`
+    as of `eval.precision`."""
 
     path: Path
     sha256: str
     engine: Any
+    precision: str
     backends: list[str]
     batches: list[int]
 
@@ -151,7 +154,8 @@ def open_contestant(path, backends, batches):
     if left_out:
         print(f"{path} takes a batch of {fixed} only: measured with that, not with {', '.join(map(str, left_out))}")
         batches = [fixed]
-    return Contestant(path, before, engines[0], backends, batches)
+    precision = precision_of(path)[0]
+    return Contestant(path, before, engines[0], precision, backends, batches)
 
 
 def check_unchanged(contestants):
@@ -212,7 +216,7 @@ def rows_of(contestants, measured):
         reference = references.setdefault((kind, combination.threads, combination.batch), result)
         middle, lowest, highest = latency.time_ratio(result, reference) or (None, None, None)
         rows.append({"engine": str(contestant.path), "engine_sha256": contestant.sha256, "kind": kind,
-                     "backend": combination.backend, "precision": contestant.engine.metadata.get("precision"),
+                     "backend": combination.backend, "precision": contestant.precision,
                      "threads": combination.threads, "batch": combination.batch, **latency.statistics(result),
                      "ratio": middle, "ratio_lowest": lowest, "ratio_highest": highest, ACCURACY[kind]: None})
     return rows

@@ -15,7 +15,8 @@ and result.mat too; for PoseTrack, `python -m eval.posetrack` turns keypoints.js
 A run that was stopped goes on with --continue; --workers 4 shares the images out to four processes.
 
 Writes to --out: keypoints.json (COCO's results format) and metrics.json (pycocotools' ten numbers, equal to 1e-9, and
-the protocol that they were measured under); while it runs, journal.jsonl, a line an image that is done.
+the protocol that they were measured under, which is all of it for a test set); while it runs, journal.jsonl, a line an
+image that is done.
 """
 
 from contextlib import closing
@@ -25,7 +26,14 @@ from eval.annotations import check_images, load_annotations
 from eval.detections import load_detections
 from eval.mpii import pckh_of, pckh_table, write_mat
 from eval.options import check_options, parse_arguments
-from eval.predictions import Journal, Predictions, check_same_images, write_results
+from eval.predictions import (
+    Journal,
+    Predictions,
+    check_same_images,
+    finished_run,
+    flat_protocol,
+    write_results,
+)
 from eval.report import (
     describe_outcome,
     describe_protocol,
@@ -59,8 +67,13 @@ def main():
     subject = open_subject(arguments)
     check_schema(subject, annotations)
     runner = make_runner(arguments, subject)
-    decoding = runner.pose.decoding if subject.head == "heatmap" else "simcc"
-    protocol = describe_protocol(arguments, subject, annotations, detections, decoding)
+    protocol = describe_protocol(arguments, subject, annotations, detections, runner)
+    if arguments.resume:
+        finished = finished_run(arguments.out, flat_protocol(protocol), images, arguments.images)
+        if finished is not None:
+            print(f"the run in {arguments.out} was finished on {finished.get('date')}, with {finished.get('poses')} "
+                  "poses: nothing to do; leave --continue out to measure anew")
+            return
     prepare_folder(arguments.out)
     journal = Journal(arguments.out / "journal.jsonl", run_stamp(arguments, protocol), arguments.resume)
     check_same_images(journal, images, arguments.images)
@@ -86,9 +99,7 @@ def main():
 
 def run_stamp(arguments, protocol):
     """What must be the same for --continue, or a run would be put together from different ones."""
-    versions = {f"version of {name}": number for name, number in protocol["versions"].items()}
-    return {**{key: value for key, value in protocol.items() if key != "versions"}, **versions,
-            "on_cpu": arguments.gpu == "cpu"}
+    return {**flat_protocol(protocol), "on_cpu": arguments.gpu == "cpu"}
 
 
 def score(arguments, subject, annotations, predictions, protocol):
@@ -101,6 +112,7 @@ def score(arguments, subject, annotations, predictions, protocol):
     if annotations.is_test_set:
         print(f"{annotations.path} is a test set: no AP here; {predictions.persons} poses of {len(annotations.images)} "
               f"images are in {arguments.out}/keypoints.json")
+        write_json(arguments.out / "metrics.json", {"protocol": protocol}, indent=2)
         if schema.name == "coco":
             print(write_upload(arguments.out, annotations, predictions, subject.name))
     else:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.annotations import is_number, load_annotations
+from eval.annotations import are_numbers, is_id, is_number, load_annotations
 from eval.bootstrap import RESAMPLES, differences, sigmas_of
+from eval.options import at_least_two
 from eval.protocol import protocol_differences
 from eval.scoring import METRICS, coco_metrics
 from runtime.errors import BadInput, run_command
@@ -54,6 +55,12 @@ def read_run(folder):
     if not isinstance(results, list) or not all(
             isinstance(item, dict) and {"image_id", "keypoints", "score"} <= set(item) for item in results):
         raise BadInput(f"{folder}/keypoints.json is no list of poses in COCO's results format; run eval.coco again")
+    for field, sound, what in (("image_id", is_id, "no whole number"), ("category_id", is_id, "no whole number"),
+                               ("score", is_number, "no finite number")):
+        bad = [item for item in results if not sound(item.get(field))]
+        if bad:
+            raise BadInput(f"{folder}/keypoints.json: {field} of {len(bad)} of {len(results)} poses is {what} (first: "
+                           f"{str(bad[0].get(field))[:60]}); run eval.coco again")
     return Run(folder, {name: metrics[name] for name in METRICS}, protocol, results)
 
 
@@ -66,6 +73,8 @@ def read_metrics(path):
     metrics = _read_json(Path(path))
     if not isinstance(metrics, dict) or not isinstance(metrics.get("protocol"), dict):
         raise BadInput(f"{path} has no protocol; give the metrics.json of python -m eval.coco")
+    if "AP" not in metrics and metrics["protocol"].get("persons") == 0:
+        raise BadInput(f"{path} is of a test set, which has no AP here; give a run on annotated persons")
     for name in METRICS:
         if not is_number(metrics.get(name)):
             raise BadInput(f"{path} has {name} = {metrics.get(name)!r}, which is no number; run eval.coco again")
@@ -115,6 +124,12 @@ def annotations_of(run, path=None, check=True):
     if strange:
         raise BadInput(f"{run.folder}/keypoints.json has poses on {len(set(strange))} images that are not in {path} "
                        f"(first: {strange[0]}); give its annotations with --annotations")
+    bad = [item for item in run.results if not are_numbers(item["keypoints"], 3 * annotations.keypoints)]
+    if bad:
+        values = len(bad[0]["keypoints"]) if isinstance(bad[0]["keypoints"], list) else 0
+        raise BadInput(f"{run.folder}/keypoints.json: {len(bad)} of {len(run.results)} poses are not the "
+                       f"{annotations.keypoints} keypoints, x, y and score, of {path} (the first has {values} values); "
+                       "give the annotations that the run was measured on, and runs of the same keypoints")
     if check:
         score = coco_metrics(annotations, run.results, sigmas_of(annotations, run.protocol))["AP"]
         if abs(score - run.metrics["AP"]) > SAME_FIGURE:
@@ -173,13 +188,11 @@ def parse_arguments():
     add("first", type=Path, help="output folder of python -m eval.coco")
     add("second", type=Path, help="another one, measured on the same images in the same way")
     add("--annotations", type=Path, help="COCO keypoint file (default: the one that the first run names)")
-    add("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (default: %(default)s)")
+    add("--resamples", type=at_least_two, default=RESAMPLES, metavar="N",
+        help="of the bootstrap (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="write the differences to this JSON file too")
     add("--anyway", action="store_true", help="compare runs of different protocols too, on the first one's images")
-    arguments = parser.parse_args()
-    if arguments.resamples < 2:
-        parser.error(f"--resamples {arguments.resamples} is less than 2")
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

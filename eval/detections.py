@@ -111,8 +111,6 @@ def _refuse(path, items, wrong, what, remedy):
                        f"{remedy}")
 
 
-
-
 def _arrays(items):
     boxes = np.array([item["bbox"] for item in items], np.float32)
     boxes[:, 2:] += boxes[:, :2]

@@ -1,6 +1,7 @@
 """Why a run of eval.coco misses what it misses.
 
     python -m eval.errors output/eval --annotations person_keypoints_val2017.json --out output/eval/errors.json
+    python -m eval.errors output/fp32 output/fp16 output/int8      side by side: what another precision costs, and where
 
 Every keypoint of a pose that lies on a person is good, jitter, inversion (left for right), swap (of another person) or
 a miss; poses may be ranked wrongly, lie on nobody, and persons may have none. How much AP each kind costs follows from
@@ -9,14 +10,17 @@ Pose Estimation", whose thresholds these are.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
 
+from eval import side_by_side
 from eval.annotations import read_image
 from eval.bootstrap import (
     AREAS,
     LEVELS,
+    RESAMPLES,
     Matches,
     matches_of,
     precision_recall,
@@ -34,7 +38,9 @@ from eval.diagnosis import (
     labels_of,
     only_persons,
 )
+from eval.options import at_least_two
 from eval.scoring import coco_metrics, evaluated, person_boxes
+from eval.side_by_side import as_json, check_alike, columns_of
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import SCHEMAS
 from runtime.nms import box_iou
@@ -43,8 +49,8 @@ from runtime.write import write_json
 PCK_SHARE = 0.1  # of the longer side of the person's box
 OVERLAP = 0.1  # IoU of boxes above which persons crowd each other
 EDGE = 2  # pixels from the picture's edge within which a box is cut off by it
-OVERLAPS = {"0 overlapping": (0, 0), "1-2 overlapping": (1, 2), "3 or more": (3, 10**6)}
-LABELS = {"1-5 keypoints": (1, 5), "6-10 keypoints": (6, 10), "11-15 keypoints": (11, 15), "16 or more": (16, 10**6)}
+OVERLAPS = {"0 overlapping": (0, 0), "1-2 overlapping": (1, 2), "3 or more": (3, math.inf)}
+LABELS = {"1-5 keypoints": (1, 5), "6-10 keypoints": (6, 10), "11-15 keypoints": (11, 15), "16 or more": (16, math.inf)}
 SIZES = {"small": (0.0, 32.0**2), "medium": AREAS["M"], "large": AREAS["L"]}
 
 
@@ -210,23 +216,40 @@ def _figure(value):
 
 def main():
     arguments = parse_arguments()
-    run = read_run(arguments.run)
-    annotations = annotations_of(run, arguments.annotations)
-    report = analyse(annotations, run.results, sigmas_of(annotations, run.protocol), schema_of(annotations),
-                     arguments.images)
-    out = arguments.out or run.folder / "errors.json"
-    write_json(out, report, indent=2)
-    print(table(report))
+    runs = [read_run(folder) for folder in arguments.runs]
+    for difference in check_alike(runs, arguments.anyway):
+        print(f"warning: different protocols, {difference}")
+    annotations = annotations_of(runs[0], arguments.annotations, check=not arguments.anyway)
+    for other in runs[1:]:
+        annotations_of(other, annotations.path, check=not arguments.anyway)
+    schema = schema_of(annotations)
+    reports = [analyse(annotations, run.results, sigmas_of(annotations, run.protocol), schema, arguments.images)
+               for run in runs]
+    if len(runs) == 1:
+        out = arguments.out or runs[0].folder / "errors.json"
+        write_json(out, reports[0], indent=2)
+        print(table(reports[0]))
+    else:
+        columns = columns_of(runs, reports, annotations, arguments.resamples)
+        out = arguments.out or runs[0].folder / "side_by_side.json"
+        write_json(out, as_json(columns, arguments.resamples), indent=2)
+        print(side_by_side.table(columns, arguments.resamples))
     print(f"wrote {out}")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="python -m eval.errors", description="Why a run of eval.coco misses.")
+    parser = argparse.ArgumentParser(prog="python -m eval.errors", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("run", type=Path, help="output folder of python -m eval.coco")
-    add("--annotations", type=Path, help="COCO keypoint file (default: the one that the run names)")
+    add("runs", type=Path, nargs="+", metavar="run", help="output folder of python -m eval.coco; several come beside "
+        "each other")
+    add("--annotations", type=Path, help="COCO keypoint file (default: the one that the first run names)")
     add("--images", type=Path, help="folder of the images, for their sizes where the annotations lack them")
-    add("--out", type=Path, metavar="FILE", help="JSON file of all figures (default: errors.json in the run's folder)")
+    add("--resamples", type=at_least_two, default=RESAMPLES, metavar="N", help="for the intervals of several runs' "
+        "differences (default: %(default)s)")
+    add("--anyway", action="store_true", help="put runs of different protocols beside each other too")
+    add("--out", type=Path, metavar="FILE", help="JSON file of all figures (default: errors.json in the run's folder, "
+        "side_by_side.json in the first of several)")
     return parser.parse_args()
 
 

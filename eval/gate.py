@@ -3,11 +3,13 @@
     python -m eval.gate --metrics output/eval/metrics.json --thresholds gate.toml
     python -m eval.gate --metrics output/int8/metrics.json --worse-than output/float32 --by 0.003
 
-Thresholds are TOML, of the ten numbers and of the numbers in the protocol:
+Thresholds are TOML, of the ten numbers, of the numbers in the protocol, and of PCKh and PoseTrack's AP:
 
     [minimum]
     AP = 0.30
     detector_recall = 0.55
+    "PCKh@0.5" = 85.0          # in percent; a part's is "PCKh@0.5 Wrist", at 0.1 "PCKh@0.1"
+    "PoseTrack Total" = 60.0   # of a part or joint: "PoseTrack Wrist", "PoseTrack left_wrist"
 
     [maximum]
     ms_per_person = 30
@@ -17,6 +19,7 @@ The exit code is 0 where every gate holds, 1 where one fails, 2 for bad input.
 
 import argparse
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +36,8 @@ else:
 
 SECTIONS = ("minimum", "maximum")
 # What only some runs have, and the option of eval.coco that makes it.
-NEEDS = {"detector_recall": "--detector", "detector_ms_per_frame": "--detector"}
+NEEDS = {"detector_recall": "--detector", "detector_ms_per_frame": "--detector",
+         "PCKh": "MPII's engine and annotated boxes", "PoseTrack": "PoseTrack's engine, then eval.posetrack"}
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,31 @@ def figure(name, metrics, protocol, path):
         BadInput: there is no such figure, it was not measured in this run, or it is no number.
     """
     figures = {**{key: value for key, value in protocol.items() if not isinstance(value, str | bool | dict | list)},
-               **metrics}
+               **flat_figures(metrics)}
     if name not in figures:
-        if name in NEEDS:
-            raise BadInput(f"{path} has no {name}; run eval.coco with {NEEDS[name]}")
+        table_ = re.split("[@ ]", name)[0]  # PCKh of PCKh@0.5
+        if table_ in NEEDS and not any(known.startswith(table_) for known in figures):
+            raise BadInput(f"{path} has no {name}; run eval.coco with {NEEDS[table_]}")
         raise BadInput(f"unknown figure {name!r}; {path} has {', '.join(sorted(figures))}")
     value = figures[name]
+    if value is None and name.startswith(("PCKh@", "PoseTrack ")):
+        raise BadInput(f"{path} has no {name}, as nobody has it labelled; take this gate out or give other annotations")
     if not is_number(value):
         raise BadInput(f"{path} has {name} = {value!r}, which is no number; run eval.coco again")
     if name in METRICS and value < 0:  # pycocotools' mark
         raise BadInput(f"{path} has {name} = {value:g}, as no annotated person is of that size; take this gate out or "
                        "give other annotations")
     return float(value)
+
+
+def flat_figures(metrics):
+    """The numbers of metrics.json by one name each: PCKh's and PoseTrack's tables become entries of their own."""
+    flat = {key: value for key, value in metrics.items() if key not in ("PCKh", "PoseTrack")}
+    for share, table_ in (metrics.get("PCKh") or {}).items():
+        if isinstance(table_, dict):
+            flat |= {f"PCKh@{share}" if part == "Mean" else f"PCKh@{share} {part}": value
+                     for part, value in table_.items()}
+    return flat | {f"PoseTrack {part}": value for part, value in (metrics.get("PoseTrack") or {}).items()}
 
 
 def check_thresholds(metrics_path, thresholds):
@@ -114,7 +131,7 @@ def check_loss(metrics_path, other, by, names=("AP",)):
         metrics_path: metrics.json of the run.
         other: metrics.json of the run to compare with, or its folder.
         by: the most that may be lost; 0 allows no loss.
-        names: of `METRICS`.
+        names: of `METRICS`, or of PCKh or PoseTrack as in a file of thresholds.
 
     Returns:
         list of `Gate` whose measured number is the loss, negative where the run got better.
@@ -126,8 +143,9 @@ def check_loss(metrics_path, other, by, names=("AP",)):
     refuse_other_protocol(other_protocol, protocol)
     gates = []
     for name in names:
-        if name not in METRICS:
-            raise BadInput(f"unknown figure {name!r} for a loss; it is one of {', '.join(METRICS)}")
+        if name not in METRICS and not name.startswith(("PCKh@", "PoseTrack ")):
+            raise BadInput(f"unknown figure {name!r} for a loss; it is one of {', '.join(METRICS)}, or of PCKh or "
+                           "PoseTrack")
         loss = figure(name, other_metrics, {}, other) - figure(name, metrics, {}, metrics_path)
         # 0.303 - 0.300 is a little more than 0.003 in binary.
         gates.append(Gate(f"loss of {name}", round(loss, 12), "maximum", by))

@@ -70,6 +70,14 @@ def positive(text):
     return number
 
 
+def at_least_two(text):
+    """Of resamples: one has no spread."""
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{number} is less than 2")
+    return number
+
+
 def threshold(text):
     number = float(text)
     if not 0 < number <= 1:

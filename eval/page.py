@@ -1,15 +1,16 @@
 """A run of eval.coco as one HTML page that needs nothing else: numbers, curves, errors, the worst pictures.
 
     python -m eval.page output/eval --annotations person_keypoints_val2017.json --images val2017
+    python -m eval.page output/fp32 output/fp16 output/int8 --images val2017
 
-writes page.html into the run's folder, for light and dark screens.
+writes page.html into the (first) run's folder, for light and dark screens. Of several runs all are put beside the
+first, with paired differences and their intervals, and the rest of the page is of the first.
 """
 
 import argparse
 import base64
-import io
+import itertools
 import math
-import re
 from html import escape
 from pathlib import Path
 
@@ -17,21 +18,21 @@ import cv2
 import numpy as np
 
 from eval.annotations import check_images, read_image
-from eval.bootstrap import LEVELS, RECALLS, RESAMPLES, interval, matches_of, precision_recall, sigmas_of
+from eval.bootstrap import RESAMPLES, interval, matches_of, sigmas_of
+from eval.charts import draw_curves, draw_impact, draw_keypoints
 from eval.compare import annotations_of, read_run
-from eval.diagnosis import CORRECTIONS, TYPES
+from eval.diagnosis import TYPES
 from eval.errors import analyse, schema_of
 from eval.options import positive
 from eval.scoring import evaluated, image_similarities, person_boxes
+from eval.side_by_side import NOTE, cells, check_alike, columns_of, describe, rows_of
 from runtime.draw import draw_poses
-from runtime.errors import BadInput, run_command
+from runtime.errors import run_command
 from runtime.keypoints import Poses
 from runtime.write import whole_file
 
 SHOWN = 0.1  # score from which on a pose is drawn: that of the box times that of the keypoints
 PICTURE_WIDTH = 640  # pixels
-INK = "#010203"  # stands for the page's text colour, which is known on the reader's screen only
-TYPE_COLOURS = ("#3a9b5c", "#d9a520", "#8a63d2", "#2f86d6", "#d6513f")  # of TYPES; told apart on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --paper: #fff; --line: #d5d9de; --soft: #5e6873; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --paper: #15181c; --line: #3a4149; --soft: #9aa5b1; } }
@@ -42,12 +43,15 @@ p, figcaption { color: var(--soft); max-width: 46rem; } figure { margin: 0 0 1.5
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th:first-child, td:first-child, .text td { text-align: left; overflow-wrap: anywhere; } th { font-weight: 600; }
+.text th, .beside th, .beside td { text-align: left; }
+.beside { margin-bottom: 1rem; } .beside th, .beside td { min-width: 8rem; white-space: nowrap; }
+.beside th:first-child { min-width: 16rem; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
 svg, img { width: 100%; height: auto; display: block; }
 """
 
 
-def make_page(run, annotations, images_dir=None, pictures=6, resamples=RESAMPLES):
+def make_page(run, annotations, images_dir=None, pictures=6, resamples=RESAMPLES, others=()):
     """The page as a string of HTML.
 
     Args:
@@ -56,6 +60,7 @@ def make_page(run, annotations, images_dir=None, pictures=6, resamples=RESAMPLES
         images_dir: folder of the images; None leaves pictures out.
         pictures: how many of the worst images to draw.
         resamples: of the bootstrap.
+        others: runs on the same annotations, to put beside this one.
 
     Raises:
         BadInput: matplotlib is not installed, or an image cannot be read.
@@ -73,6 +78,7 @@ def make_page(run, annotations, images_dir=None, pictures=6, resamples=RESAMPLES
         "<h2>Ten numbers</h2>", _numbers(run.metrics, intervals),
         f"<p>The interval holds 95 % of {resamples} resamples of the images. An OKS of 0.50 or 0.75 must be reached in "
         "AP50 and AP75; M are persons of 32² to 96² pixels, L larger ones.</p>",
+        *beside_others(run, report, others, annotations, sigmas, schema, images_dir, resamples),
         '<h2>Precision and recall, and what errors cost</h2><div class="two">',
         _figure(draw_curves(matches), "Precision over recall, by the OKS from which on a pose counts as right."),
         _figure(draw_impact(report["impact"]), "AP as it is and after putting right one kind of error after another, "
@@ -103,6 +109,23 @@ def make_page(run, annotations, images_dir=None, pictures=6, resamples=RESAMPLES
             + "\n".join(sections) + "\n</body></html>\n")
 
 
+def beside_others(run, report, others, annotations, sigmas, schema, images_dir, resamples):
+    """The section of several runs → list of HTML, empty without others."""
+    if not others:
+        return []
+    runs = [run, *others]
+    reports = [report, *(analyse(annotations, other.results, sigmas, schema, images_dir) for other in others)]
+    columns = columns_of(runs, reports, annotations, resamples)
+    names = [column.name for column in columns]
+    html = ["<h2>Side by side</h2>", _table(["run", "what"], [[column.name, describe(column)] for column in columns],
+                                            "text"), f"<p>{escape(NOTE.format(resamples=resamples))}</p>"]
+    for group, rows in itertools.groupby(rows_of(columns), key=lambda row: row.group):
+        html.append(_table([group, *names], [[row.name, *cells(row)] for row in rows], "beside"))
+    curves = [_figure(draw_curves(matches_of(evaluated(annotations, other.results, sigmas))[0], name),
+                      f"Precision over recall of {name}.") for other, name in zip(others, names[1:], strict=True)]
+    return [*html, f'<div class="two">{"".join(curves)}</div>']
+
+
 def _numbers(metrics, intervals):
     rows = [["value", *[None if value < 0 else value for value in metrics.values()]]]
     for end in ("low", "high"):
@@ -130,89 +153,6 @@ def _text(value):
 
 def _figure(picture, caption):
     return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _new_axes(width, height):
-    """A matplotlib figure and axes in the page's own ink."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise BadInput("matplotlib is not installed; pip install 'matplotlib>=3.8,<4'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[:].set_color(INK)
-    axes.tick_params(colors=INK)
-    return figure, axes
-
-
-def _svg(figure, label):
-    """A figure as an <svg> element; its text stays text, in the page's colour."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    # The salt keeps the names of clip paths of several figures on one page apart.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = svg.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-    return svg.strip()
-
-
-def draw_curves(matches):
-    """Precision over recall at four levels of OKS → <svg>."""
-    precision, _ = precision_recall(matches)
-    figure, axes = _new_axes(5.2, 4)
-    for level, colour in zip((0, 5, 8, 9), TYPE_COLOURS, strict=False):
-        label = f"OKS {LEVELS[level]:.2f}: AP {precision[level].mean():.3f}"
-        axes.plot(RECALLS, precision[level], color=colour, label=label)
-    axes.plot(RECALLS, precision.mean(0), color=INK, linewidth=2.5, label=f"mean of ten: AP {precision.mean():.3f}")
-    axes.set_xlabel("recall", color=INK)
-    axes.set_ylabel("precision", color=INK)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return _svg(figure, "Precision over recall")
-
-
-def draw_impact(impact):
-    """What each kind of error costs, as a staircase from AP to 1 → <svg>."""
-    steps = [impact["AP"], *[impact["progressive"][name] for name in CORRECTIONS], 1.0]
-    names = ["AP", *CORRECTIONS, "not exact"]
-    figure, axes = _new_axes(5.2, 4)
-    axes.barh([0], [steps[0]], color=TYPE_COLOURS[0])
-    for row in range(1, len(names)):
-        gain = steps[row] - steps[row - 1]
-        axes.barh([row], [gain], left=[steps[row - 1]], color=TYPE_COLOURS[4] if row < len(names) - 1 else "#8b95a1")
-        ends = sorted(steps[row - 1:row + 1])
-        after = ends[1] < 0.85  # else there is no room, and the number stands before the bar
-        axes.text(ends[1] + 0.01 if after else ends[0] - 0.01, row, f"{gain:+.3f}", va="center",
-                  ha="left" if after else "right", color=INK, fontsize=9)
-    axes.text(steps[0] + 0.01, 0, f"{steps[0]:.3f}", va="center", color=INK, fontsize=9)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("AP", color=INK)
-    return _svg(figure, "AP after putting errors right")
-
-
-def draw_keypoints(by_keypoint):
-    """Shares of good keypoints and of each error, a bar a keypoint → <svg>."""
-    figure, axes = _new_axes(9, 0.5 + 0.28 * len(by_keypoint))
-    names = list(by_keypoint)
-    start = np.zeros(len(names))
-    for kind, colour in zip(TYPES, TYPE_COLOURS, strict=True):
-        shares = np.array([by_keypoint[name][kind] for name in names])
-        axes.barh(range(len(names)), shares, left=start, color=colour, label=kind)
-        start += shares
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.legend(ncols=len(TYPES), frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)
-    return _svg(figure, "Errors by keypoint")
 
 
 def worst_pictures(run, annotations, sigmas, schema, images_dir, count):
@@ -252,25 +192,32 @@ def _jpeg(picture, label):
 
 def main():
     arguments = parse_arguments()
-    run = read_run(arguments.run)
-    annotations = annotations_of(run, arguments.annotations)
+    run, *others = (read_run(folder) for folder in arguments.runs)
+    for difference in check_alike([run, *others], arguments.anyway):
+        print(f"warning: different protocols, {difference}")
+    annotations = annotations_of(run, arguments.annotations, check=not arguments.anyway)
+    for other in others:
+        annotations_of(other, annotations.path, check=not arguments.anyway)
     if arguments.images:
         check_images([image for image in annotations.images if image["id"] in annotations.persons], arguments.images)
     out = arguments.out or run.folder / "page.html"
-    page = make_page(run, annotations, arguments.images, arguments.pictures)
+    page = make_page(run, annotations, arguments.images, arguments.pictures, others=others)
     with whole_file(out) as part:
         part.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page) / 2**20:.1f} MiB)")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="python -m eval.page", description="A run of eval.coco as one HTML page.")
+    parser = argparse.ArgumentParser(prog="python -m eval.page", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("run", type=Path, help="output folder of python -m eval.coco")
-    add("--annotations", type=Path, help="COCO keypoint file (default: the one that the run names)")
+    add("runs", type=Path, nargs="+", metavar="run", help="output folder of python -m eval.coco; others come "
+        "beside the first")
+    add("--annotations", type=Path, help="COCO keypoint file (default: the one that the first run names)")
     add("--images", type=Path, help="folder of the images; without it the page has no pictures")
     add("--pictures", type=positive, default=6, metavar="N", help="how many of the worst images (default: %(default)s)")
-    add("--out", type=Path, metavar="FILE", help="HTML file (default: page.html in the run's folder)")
+    add("--anyway", action="store_true", help="put runs of different protocols beside each other too")
+    add("--out", type=Path, metavar="FILE", help="HTML file (default: page.html in the first run's folder)")
     return parser.parse_args()
 
 

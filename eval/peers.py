@@ -1,8 +1,9 @@
 """Public models to measure beside: TinyPose and PicoDet of PaddleDetection in OpenVINO's form, YOLOX-nano in ONNX.
 
-They go through the same crops, decoding and score as our engines; only what each wants of its input is as its makers
-have it. Files by these names in one folder are used, those that are not there are left out. Each network has
-`prepare`, which makes its input of uint8 BGR pixels, and `infer`, which runs it: the part that is timed.
+They go through the same crops, decoding and score as our engines; only what each wants of its input and of its raw
+output is as its makers have it: YOLOX its NMS, TinyPose the blur of DARK. Files by these names in one folder are used,
+those that are not there are left out. Each network has `prepare`, which makes its input of uint8 BGR pixels, and
+`infer`, which runs it: the part that is timed.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.backends import LOAD_ERRORS
+from runtime.decode import decode_heatmaps, merge_flipped
 from runtime.detect import PersonDetector
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
@@ -21,12 +23,16 @@ from runtime.pose import PoseEstimator
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of RGB in 0..1
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+# By which YOLOX's own evaluation goes (its demos take 0.45); PicoDet's makers have 0.6, as we do.
+YOLOX_NMS, YOLOX_SCORE = 0.65, 0.01
+# Zhang et al. 2020 blur a map of 48×64 cells, learnt from Gaussians of two cells, by so many cells.
+DARK_KERNEL = 11
 
 
 def open_poses(folder):
     """{name: pose estimator} of the peers that find keypoints."""
     path = Path(folder) / "tinypose_256x192.xml"
-    return {"TinyPose": PoseEstimator(TinyPose(path))} if path.is_file() else {}
+    return {"TinyPose": BlurredPose(TinyPose(path))} if path.is_file() else {}
 
 
 def open_detectors(folder, threshold):
@@ -38,6 +44,29 @@ def open_detectors(folder, threshold):
     if (folder / "yolox_nano_416.onnx").is_file():
         detectors["YOLOX-nano"] = PersonDetector(Yolox(folder / "yolox_nano_416.onnx"), threshold)
     return detectors
+
+
+class BlurredPose(PoseEstimator):
+    """`PoseEstimator` of maps that were learnt as Gaussians: DARK with the blur of Zhang et al. 2020, which
+    `runtime.decode` leaves out as maps trained by cross-entropy do not need it."""
+
+    def estimate(self, crops):
+        maps = self.engine.run(crops)["heatmaps"]
+        if self.flip_test:
+            mirrored = self.engine.run(crops[:, :, ::-1])["heatmaps"]
+            maps = merge_flipped(maps, mirrored, self.schema.flip_order, self.engine.aligned_cells)
+        maps = blurred(maps) if self.decoding == "dark" else maps
+        return decode_heatmaps(maps, self.engine.input_size, self.decoding, self.engine.aligned_cells)
+
+
+def blurred(maps):
+    """(N, K, h, w) maps, each blurred by a Gaussian and then as high as it was."""
+    result = np.empty_like(maps)
+    height, width = maps.shape[2:]
+    for before, after in zip(maps.reshape(-1, height, width), result.reshape(-1, height, width), strict=True):
+        soft = cv2.GaussianBlur(before, (DARK_KERNEL, DARK_KERNEL), 0, borderType=cv2.BORDER_CONSTANT)
+        after[:] = soft * (before.max() / max(soft.max(), np.finfo(np.float32).tiny))
+    return result
 
 
 class TinyPose:
@@ -107,11 +136,15 @@ class Yolox:
         self._stride = np.repeat(self.strides, [side**2 for side in sides])[:, None]
 
     def run(self, batch):
-        cells = np.concatenate([self.infer(self.prepare(boxed))[0] for boxed in batch])
+        """(1, 416, 416, 3) → the boxes that NMS leaves: one frame, like an engine with NMS in its graph."""
+        [boxed] = batch
+        cells = self.infer(self.prepare(boxed))[0]
         middles = (cells[..., :2] + self._cells) * self._stride
         halves = np.exp(cells[..., 2:4]) * self._stride / 2
-        boxes = np.concatenate([middles - halves, middles + halves], 2)
-        return {"boxes": boxes, "scores": cells[..., 4] * cells[..., 5]}
+        boxes, scores = np.concatenate([middles - halves, middles + halves], 2)[0], (cells[..., 4] * cells[..., 5])[0]
+        likely = scores >= YOLOX_SCORE
+        kept = nms(boxes[likely], scores[likely], YOLOX_NMS)
+        return {"kept_boxes": boxes[likely][kept], "kept_scores": scores[likely][kept]}
 
     def infer(self, ready):
         return self._session.run(None, {self._input: ready})

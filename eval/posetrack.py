@@ -1,4 +1,4 @@
-"""Poses of PoseTrack 2018 → one JSON a video, for poseval, PoseTrack's own evaluation.
+"""Poses of PoseTrack 2018: AP of every joint, and one JSON a video for poseval, PoseTrack's own evaluation.
 
     python -m eval.coco --checkpoint output/model_dump/PoseTrack --images data/PoseTrack \\
         --annotations data/PoseTrack/annotations/val2018.json --detections data/PoseTrack/dets/human_detection.json
@@ -7,6 +7,9 @@
     python poseval/py/evaluate.py --groundTruth=data/PoseTrack/original_annotations/val/ \\
         --predictions=output/result/PoseTrack/poseval/ --evalPoseEstimation
 
+The AP printed here is poseval's (`eval.posetrack_ap`). The folder of --results gets it as posetrack.json, and in its
+metrics.json for eval.gate ("PoseTrack Total"). Where the originals hold no persons, as of a test set, there is none.
+
 Poseval wants all frames of a video, also those without labels, under the names of the original files; hence those are
 read here. Nothing is tracked: a person's track_id is its number in its frame, so only --evalPoseEstimation means
 something.
@@ -14,8 +17,11 @@ something.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from eval.annotations import are_numbers, is_number
+from eval.posetrack_ap import Frame, ap_table, frames_of, joint_ap
 from runtime.errors import BadInput, run_command
 from runtime.keypoints import POSETRACK
 from runtime.write import write_json
@@ -35,8 +41,50 @@ def main():
                         help="folder of the files (default: poseval/ beside the results)")
     arguments = parser.parse_args()
     out = arguments.out or arguments.results.parent / "poseval"
-    videos, poses = write_videos(_read(arguments.results, list, "a list of poses"), arguments.originals, out)
+    results = _read(arguments.results, list, "a list of poses")
+    videos, poses = write_videos(results, arguments.originals, out)
     print(f"wrote {poses} poses of {videos} videos to {out}")
+    values = score(results, arguments.originals)
+    if values is not None:
+        print(ap_table(values))
+        keep(values, arguments.results.parent)
+
+
+def score(results, originals):
+    """`joint_ap` of poses against PoseTrack's own files; None, saying why, where nobody can be measured.
+
+    Arguments as for `write_videos`, which has checked them.
+
+    Raises:
+        BadInput: labels that are no numbers, or not so many as there should be.
+    """
+    of_image: dict[int, list] = {}
+    for result in results:
+        of_image.setdefault(result["image_id"], []).append(result)
+    frames: list[Frame] = []
+    headless = 0
+    for file in sorted(Path(originals).glob("*.json")):
+        try:
+            found, lacking = frames_of(_read(file, dict, "an object"), of_image)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{file} has persons whose keypoints or bbox_head are not PoseTrack 2018's ({error}); give "
+                           "PoseTrack's own file") from error
+        frames, headless = frames + found, headless + lacking
+    if headless:
+        print(f"warning: {headless} labelled persons have no bbox_head, by which PoseTrack measures, and are left out",
+              file=sys.stderr)
+    if not frames:
+        print(f"no AP: the files of {originals} have no labelled person with a head box")
+        return None
+    return joint_ap(frames)
+
+
+def keep(values, folder):
+    """Write the AP beside the results, and into the metrics.json that eval.coco left there."""
+    write_json(folder / "posetrack.json", values, indent=2)
+    path = folder / "metrics.json"
+    if path.is_file():
+        write_json(path, {**_read(path, dict, "an object"), "PoseTrack": values}, indent=2)
 
 
 def write_videos(results, originals, out):
@@ -59,7 +107,8 @@ def write_videos(results, originals, out):
                        "python -m train.posetrack2coco --help")
     of_image: dict[int, list] = {}
     for number, result in enumerate(results):
-        if not isinstance(result, dict) or len(result.get("keypoints", ())) != 3 * len(POSETRACK):
+        if not (isinstance(result, dict) and {"image_id", "score"} <= set(result)
+                and are_numbers(result.get("keypoints"), 3 * len(POSETRACK)) and is_number(result["score"])):
             raise BadInput(f"result {number} has no {len(POSETRACK)} keypoints of PoseTrack: {str(result)[:100]}; give "
                            "the keypoints.json of a network with keypoints = 'posetrack'")
         of_image.setdefault(result["image_id"], []).append(result)

@@ -1,13 +1,14 @@
 """What the engines said of each image: kept in memory, or line by line in a journal that outlives the run."""
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eval.annotations import image_sha256
 from eval.protocol import protocol_differences
 from runtime.errors import BadInput
 from runtime.keypoints import Poses
@@ -28,7 +29,7 @@ class ImagePoses:
         suppressed: poses that OKS-NMS took.
         found: annotated persons that the boxes found (`eval.scoring.count_found`); 0 with ground-truth boxes.
         detect_seconds, pose_seconds: time in the detector and in the pose estimator.
-        file_bytes: size of the image's file.
+        image_sha256: of the image's file, hexadecimal digits.
     """
 
     image_id: int | str
@@ -39,7 +40,7 @@ class ImagePoses:
     found: int = 0
     detect_seconds: float = 0.0
     pose_seconds: float = 0.0
-    file_bytes: int = 0
+    image_sha256: str = ""
 
     @property
     def results(self):
@@ -62,6 +63,7 @@ class Predictions:
         images: images that went through.
         persons: boxes that got a pose, but for those that OKS-NMS took again.
         suppressed, found, detect_seconds, pose_seconds: sums over the images, as in `ImagePoses`.
+        digest: SHA-256 of the images' own, see `images_sha256`.
     """
 
     kept: Any = field(default_factory=list)
@@ -71,6 +73,7 @@ class Predictions:
     found: int = 0
     detect_seconds: float = 0.0
     pose_seconds: float = 0.0
+    digest: Any = field(default_factory=hashlib.sha256, repr=False, compare=False)
 
     def __post_init__(self):
         for image in self.kept:
@@ -87,6 +90,12 @@ class Predictions:
         self.found += image.found
         self.detect_seconds += image.detect_seconds
         self.pose_seconds += image.pose_seconds
+        self.digest.update(image.image_sha256.encode())
+
+    @property
+    def images_sha256(self):
+        """One hash of the contents of all images that went through, in their order: SHA-256 of their SHA-256."""
+        return self.digest.hexdigest()
 
     def each_result(self):
         """Iterate over the poses of all images in COCO's results format, of which only one image's are in memory."""
@@ -198,12 +207,45 @@ def _refuse_other(path, stored, stamp):
 
 
 def check_same_images(kept, images, folder):
-    """Raise BadInput unless what is kept is of the first of these images, and their files are as large as they were."""
+    """Raise BadInput unless what is kept is of the first of these images, and their files hold what they held."""
     for done, image in zip(kept, images, strict=False):
-        size = (Path(folder) / image["file_name"]).stat().st_size
-        if (done.image_id, done.file_bytes) != (image["id"], size):
-            raise BadInput(f"{image['file_name']} in {folder} has {size} bytes but had {done.file_bytes} when it was "
-                           "evaluated: --continue needs the same images; leave it out to start afresh")
+        now = image_sha256(image, folder)
+        if (done.image_id, done.image_sha256) != (image["id"], now):
+            raise BadInput(f"{image['file_name']} in {folder} is not the picture that was evaluated (SHA-256 "
+                           f"{done.image_sha256[:12]}… then, {now[:12]}… now): --continue needs the same images; leave "
+                           "it out to start afresh")
+
+
+def finished_run(out, stamp, images, folder):
+    """The protocol of a run in `out` that is finished and is the one asked for; None where there is none.
+
+    Args:
+        out: folder of the results.
+        stamp: as for `Journal`.
+        images: those that the run is to read, dicts of the annotations. folder: where they lie.
+
+    Raises:
+        BadInput: a finished run lies there that measured something else, or its files are not readable.
+    """
+    path = out / "metrics.json"
+    if (out / "journal.jsonl").exists() or not path.exists() or not (out / "keypoints.json").exists():
+        return None
+    try:
+        protocol = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+        stored = flat_protocol(protocol)
+        contents = protocol.get("images_sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is no metrics.json of an evaluation; remove it or choose another --out") from error
+    _refuse_other(path, {key: stored[key] for key in stamp if key in stored}, stamp)
+    digest = hashlib.sha256("".join(image_sha256(image, folder) for image in images).encode()).hexdigest()
+    _refuse_other(path, {"images_sha256": contents}, {"images_sha256": digest})
+    return protocol
+
+
+def flat_protocol(protocol):
+    """A protocol with an entry for each version, so that what differs is named alone."""
+    versions = {f"version of {name}": number for name, number in protocol["versions"].items()}
+    return {**{key: value for key, value in protocol.items() if key != "versions"}, **versions}
 
 
 def _packed(array):

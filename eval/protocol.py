@@ -5,7 +5,7 @@
 FREE = {
     "engine", "engine_sha256", "backend", "backends", "precision", "device", "provider", "providers", "machine",
     "threads", "workers", "versions", "date", "annotations", "poses", "poses_suppressed", "detector_recall",
-    "detector_backend",
+    "detector_backend", "weights",
 }
 
 

@@ -12,11 +12,16 @@ import cv2
 import numpy as np
 
 from eval.annotations import read_image
+from eval.precision import precision_of
 from eval.predictions import json_parts
 from eval.scoring import FOUND_IOU, FOUND_SCORE
+from runtime import __version__
 from runtime.backends import library_of
 from runtime.draw import draw_poses
 from runtime.errors import BadInput
+from runtime.nms import IOU_THRESHOLD
+from runtime.sidecar import LIBRARIES, read_sidecar
+from runtime.tensorrt_backend import SUFFIXES
 from runtime.write import whole_file
 
 
@@ -84,23 +89,20 @@ def draw_pictures(folder, count, annotations, predictions, similarities, images_
     return len(images)
 
 
-def describe_protocol(arguments, subject, annotations, detections, decoding):
-    """All that the numbers hang on; subject: `eval.subject.Subject`."""
-    metadata = getattr(subject.engine, "metadata", {})  # a network of training has none
-    library = library_of(arguments.backend)
-    packages = {"numpy": np.__version__, library: version(library), "opencv": cv2.__version__,
-                "pycocotools": version("pycocotools"), "faster_coco_eval": version("faster_coco_eval")}
-    if arguments.checkpoint is not None:
-        packages["keras"] = version("keras")
+def describe_protocol(arguments, subject, annotations, detections, runner):
+    """All that the numbers hang on; subject: `eval.subject.Subject`, runner: `eval.scoring.Runner`."""
+    # A snapshot is built in float32, in whatever precision it was trained.
+    precision, weights = ("float32", {}) if arguments.checkpoint is not None else precision_of(subject.path)
     return {
         "engine": str(subject.path),
         "engine_sha256": sha256(subject.path),
-        "precision": metadata.get("precision", "float32"),
+        "precision": precision,
+        "weights": weights,
         "sigmas": list(subject.engine.schema.sigmas),
-        "backend": "keras" if arguments.checkpoint is not None else arguments.backend,
+        "backend": "keras" if arguments.checkpoint is not None else subject.engine.backend,
         "boxes": "ground truth",
         "flip_test": arguments.flip_test,
-        "decoding": decoding,
+        "decoding": runner.pose.decoding if subject.head == "heatmap" else "simcc",
         "oks_nms": arguments.oks_nms,
         "soft_oks_nms": arguments.soft_oks_nms,
         "annotations": str(annotations.path),
@@ -109,12 +111,25 @@ def describe_protocol(arguments, subject, annotations, detections, decoding):
         "images_in_file": annotations.images_in_file,
         "persons": annotations.person_count,
         "threads": arguments.threads,
-        "versions": packages,
-        **_describe_boxes(arguments, annotations, detections),
+        "versions": _versions(arguments, subject),
+        **_describe_boxes(arguments, annotations, detections, runner),
     }
 
 
-def _describe_boxes(arguments, annotations, detections):
+def _versions(arguments, subject):
+    """This project's, and those of the libraries that the numbers hang on."""
+    versions = {"attention-pose": __version__, "numpy": np.__version__, "opencv": cv2.__version__,
+                "pycocotools": version("pycocotools"), "faster_coco_eval": version("faster_coco_eval")}
+    if arguments.checkpoint is not None:
+        return versions | {"keras": version("keras")}
+    if subject.path.suffix.lower() in SUFFIXES:
+        machine = read_sidecar(subject.path).machine  # checked to be this one when the engine was opened
+        return versions | {LIBRARIES[machine.library]: machine.library_version}
+    library = library_of(subject.engine.backend)
+    return versions | {library: version(library)}
+
+
+def _describe_boxes(arguments, annotations, detections, runner):
     """The part of the protocol that boxes which were found add; nothing for ground truth."""
     source = arguments.detector or arguments.detections
     if source is None:
@@ -123,13 +138,16 @@ def _describe_boxes(arguments, annotations, detections):
     if detections is not None:
         return protocol | {"detections_sha256": sha256(source), "detections_left_out": detections.left_out,
                            "images_without_detections": len(annotations.images) - len(detections.boxes)}
+    engine = runner.detector.detector.engine
     return protocol | {"detector_sha256": sha256(source), "detector_threshold": arguments.min_score,
-                       "detector_backend": arguments.backend}
+                       "detector_backend": engine.backend, "detector_precision": precision_of(source)[0],
+                       "box_nms": "in the engine" if "kept_boxes" in engine.outputs else IOU_THRESHOLD}
 
 
 def describe_outcome(arguments, annotations, predictions):
     """What a run adds to its protocol in the end: counts, times, the date."""
     outcome = {
+        "images_sha256": predictions.images_sha256,
         "poses": predictions.persons,
         "poses_suppressed": predictions.suppressed,
         "ms_per_person": 1000 * predictions.pose_seconds / max(predictions.persons + predictions.suppressed, 1),

@@ -4,13 +4,12 @@ import contextlib
 import io
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.annotations import build_index, read_image
+from eval.annotations import build_index, load_image
 from eval.predictions import ImagePoses, Predictions
 from runtime.crop import crop_region
 from runtime.errors import BadInput
@@ -52,7 +51,7 @@ class Runner:
     suppress: Any = None
 
     def __call__(self, job):
-        frame = read_image(job.image, self.images_dir)
+        frame, digest = load_image(job.image, self.images_dir)
         started = time.perf_counter()
         boxes, box_scores = self.detector(frame) if job.boxes is None else job.boxes
         detected = time.perf_counter()
@@ -63,8 +62,7 @@ class Runner:
         poses, scores = self.suppress(poses) if self.suppress else (poses, poses.scores)
         return ImagePoses(job.image["id"], job.category_id, poses, scores, suppressed=len(boxes) - len(poses),
                           found=found, detect_seconds=detected - started if job.boxes is None else 0.0,
-                          pose_seconds=done - detected,
-                          file_bytes=(Path(self.images_dir) / job.image["file_name"]).stat().st_size)
+                          pose_seconds=done - detected, image_sha256=digest)
 
 
 def evaluate(pose, annotations, images_dir, detector=None, sigmas=None, progress=False):
@@ -260,7 +258,7 @@ def _found(annotations, index, results):
         raise BadInput(f"there are poses on {len(strange)} images that {annotations.path} does not list (first: "
                        f"{min(strange, key=str)}); give the poses of its images")
     points = np.array([pose["keypoints"] for pose in found])
-    if not (np.isfinite(points).all() and np.isfinite([pose["score"] for pose in found]).all()):
+    if not (np.isfinite(points).all() and np.isfinite(np.array([pose["score"] for pose in found], np.float64)).all()):
         raise BadInput("poses or their scores are no finite numbers, by which they cannot be ranked; make them anew")
     areas = np.ptp(points[:, 0::3], axis=1) * np.ptp(points[:, 1::3], axis=1)
     for pose, area in zip(found, areas.tolist(), strict=True):

@@ -59,16 +59,22 @@ def make_runner(arguments, subject):
     return Runner(pose, arguments.images, detector, choose_suppression(arguments, subject.engine))
 
 
-def open_detector(arguments):
-    engine = open_engine(arguments.detector, "person", arguments.threads, arguments.backend)
-    detector = PersonDetector(engine, threshold=arguments.min_score)
+@dataclass(frozen=True)
+class LargeBoxes:
+    """A `PersonDetector` of which only boxes of more than `min_area` square pixels count."""
 
-    def detect(frame):
-        boxes, scores = detector(frame)
-        large = (boxes[:, 2:] - boxes[:, :2]).prod(1) > arguments.min_area
+    detector: PersonDetector
+    min_area: float
+
+    def __call__(self, frame):
+        boxes, scores = self.detector(frame)
+        large = (boxes[:, 2:] - boxes[:, :2]).prod(1) > self.min_area
         return boxes[large], scores[large]
 
-    return detect
+
+def open_detector(arguments):
+    engine = open_engine(arguments.detector, "person", arguments.threads, arguments.backend)
+    return LargeBoxes(PersonDetector(engine, threshold=arguments.min_score), arguments.min_area)
 
 
 def check_schema(subject, annotations):
@@ -79,10 +85,13 @@ def check_schema(subject, annotations):
     if len(schema) != annotations.keypoints:
         raise BadInput(f"{subject.path} finds {len(schema)} keypoints ({schema.name}) but {annotations.path} has "
                        f"{annotations.keypoints} a person; give annotations of the engine's keypoints")
-    for number, (ours, theirs) in enumerate(zip(schema.names, annotations.keypoint_names or schema.names, strict=True)):
-        if ours != theirs:
-            raise BadInput(f"keypoint {number} of {subject.path} is {ours!r} but {theirs!r} in {annotations.path}; "
-                           "give annotations of the engine's keypoints, in its order")
+    names = annotations.keypoint_names or schema.names
+    other = [number for number, (ours, theirs) in enumerate(zip(schema.names, names, strict=True)) if ours != theirs]
+    if other:
+        number = other[0]
+        raise BadInput(f"keypoint {number} of {subject.path} is {schema.names[number]!r} but {names[number]!r} in "
+                       f"{annotations.path}, and {len(other)} of {len(names)} differ so; give annotations of the "
+                       "engine's keypoints, in its order")
 
 
 def choose_decoding(subject, asked):

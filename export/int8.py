@@ -28,12 +28,14 @@ from eval.annotations import check_images, load_annotations
 from eval.bench import accuracy
 from eval.options import positive
 from eval.subject import Subject, check_schema
-from export.verify import real_inputs
+from export.onnx_graph import behind_weights
+from export.verify import inputs_for
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
 from runtime.write import make_folder
-from train.config import add_config_arguments, load_config
+from train.config import add_config_arguments
 
+CALIBRATION = 256  # inputs
 QUANTISED = ("Conv", "Clip", "Relu", "Add")  # kinds of nodes; others stay float
 FEWER = 6  # activations that stay float, more with every attempt
 ATTEMPTS = 5
@@ -56,15 +58,11 @@ def main():
     arguments = parse_arguments()
     out = arguments.out or arguments.engine.with_suffix(".int8.onnx")
     engine = open_engine(arguments.engine)
-    config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}"])
-    if config.task != engine.kind:
-        raise BadInput(f"{arguments.config} is of task {config.task!r} but {arguments.engine} is a {engine.kind} "
-                       f"engine: give --config configs/{engine.kind}.toml")
     annotations = load_annotations(arguments.annotations)
     if engine.kind == "pose":
         check_schema(Subject(engine, arguments.engine, engine.metadata["head"], arguments.engine.stem), annotations)
     check_images(annotations.images, arguments.images)
-    inputs, origin = real_inputs(config, arguments.inputs)
+    inputs, origin = inputs_for(engine, arguments, arguments.inputs)
     print(f"{len(inputs)} {origin} inputs to calibrate on", flush=True)
     make_folder(out.parent)
     before = accuracy(engine, annotations, arguments.images)["AP"]
@@ -99,7 +97,7 @@ def parse_arguments():
     parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file to measure AP on")
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
     parser.add_argument("--out", type=Path, help="(default: NAME.int8.onnx beside the engine NAME.onnx)")
-    parser.add_argument("--inputs", type=positive, default=256, metavar="N",
+    parser.add_argument("--inputs", type=positive, default=CALIBRATION, metavar="N",
                         help="to calibrate on (default: %(default)s)")
     parser.add_argument("--loss", type=float, default=0.01, help="AP that it may cost (default: %(default)s)")
     parser.add_argument("--faster", type=positive_number, default=1.3,
@@ -115,35 +113,44 @@ def positive_number(text):
     return number
 
 
-def quantise(path, inputs, out, kept):
-    """Write the INT8 graph of a float one (from `quant_pre_process`); nodes that make the tensors `kept` stay float."""
+def quantise(path, inputs, out, kept, symmetric=False):
+    """Write the INT8 graph of a float one (from `quant_pre_process`); nodes that make the tensors `kept` stay float.
+
+    symmetric: as TensorRT wants it: activations as int8 around 0 instead of as uint8, biases float.
+    """
     graph = onnx.load(path).graph
-    boxes = _after_boxes(graph)
+    decoding = {node.name for node in behind_weights(graph)}  # a byte is too coarse for a box in pixels
     float_nodes = [node.name for node in graph.node
-                   if set(node.output) & set(kept) or _in_attention(node) or node.name in boxes]
+                   if set(node.output) & set(kept) or _in_attention(node) or node.name in decoding]
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # of norms, which stay float, it says that they have no channels
     try:
         quantize_static(str(path), str(out), Inputs(inputs, graph.input[0].name), quant_format=QuantFormat.QDQ,
-                        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                        op_types_to_quantize=list(QUANTISED), nodes_to_exclude=float_nodes)
+                        per_channel=True, weight_type=QuantType.QInt8,
+                        activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                        op_types_to_quantize=list(QUANTISED), nodes_to_exclude=float_nodes,
+                        extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {})
     finally:
         logging.getLogger().setLevel(level)
 
 
+def quantise_for_tensorrt(model, inputs):
+    """A float model as TensorRT's explicit quantisation wants it (Q and DQ nodes), calibrated as for the CPU.
+
+    Args:
+        model: onnx.ModelProto, from `export.onnx_graph.for_tensorrt`.
+        inputs: (N, H, W, 3) uint8 BGR, real ones.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ready, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "int8"))
+        onnx.save(model, plain)
+        quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+        quantise(ready, inputs, quantised, [], symmetric=True)
+        return onnx.load(quantised)
+
+
 def _in_attention(node):
     return any(part in node.name for part in ("attention", "feedforward", "tokens"))
-
-
-def _after_boxes(graph):
-    """Names of the nodes behind a detector's edges and scores: a byte is too coarse for a box in pixels."""
-    behind: set[str] = set()
-    names: set[str] = set()
-    for node in graph.node:  # in the order in which they run
-        if node.op_type in ("Softplus", "Sigmoid") or behind & set(node.input):
-            behind |= set(node.output)
-            names.add(node.name)
-    return names
 
 
 def worst_activations(float_path, quantised_path, inputs, count, kept):

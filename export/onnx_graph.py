@@ -23,9 +23,9 @@ from runtime.engine import open_engine
 from runtime.keypoints import SCHEMAS
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
 from runtime.write import make_folder
-from train.network_engine import NetworkEngine
 
 OPSET = 18  # the highest that tf2onnx writes
+WITH_WEIGHTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 NMS_SCORE = 0.05  # lower than anybody wants to see, high enough to keep NMS short
 
 
@@ -34,6 +34,8 @@ def export(network, config, epoch, folder, trained_on=None):
 
     Yields a line on each file.
     """
+    from train.network_engine import NetworkEngine  # TensorFlow, which the other tools of this file do without
+
     reference = NetworkEngine(network, config)
     model = to_onnx(reference.network, config, f"{trained_on or ', '.join(config.data)}; epoch {epoch}")
     inputs, source = real_inputs(config)
@@ -187,3 +189,51 @@ def with_nms(model):
     graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def without_nms(model):
+    """The detector as it was before `with_nms`: outputs "boxes" (1, A, 4) and "scores" (1, A). Others as they are."""
+    if "kept_boxes" not in {output.name for output in model.graph.output}:
+        return model
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    wanted = {"boxes", "scores"}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            nodes.insert(0, node)
+    constants = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    rest = onnx.GraphProto(name=graph.name, node=nodes, initializer=constants, input=graph.input)
+    graph.CopyFrom(rest)
+    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    for name in ("boxes", "scores"):
+        graph.output.append(inferred[name])
+        graph.output[-1].type.tensor_type.shape.dim[0].CopyFrom(graph.input[0].type.tensor_type.shape.dim[0])
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def for_tensorrt(model):
+    """The model as TensorRT takes it: without NMS, and bytes cast before they are transposed."""
+    model = onnx.ModelProto.FromString(without_nms(model).SerializeToString())
+    first, second = model.graph.node[:2]
+    if (first.op_type, second.op_type) == ("Transpose", "Cast"):  # TensorRT can do nothing with bytes but cast them
+        transpose, cast = list(first.attribute), list(second.attribute)
+        del first.attribute[:], second.attribute[:]
+        first.op_type, second.op_type = "Cast", "Transpose"
+        first.attribute.extend(cast)
+        second.attribute.extend(transpose)
+    return model
+
+
+def behind_weights(graph):
+    """The nodes that no layer with weights comes after: softmax of the maps, decoding of boxes, NMS."""
+    before: set[str] = set()  # values that lead to such a layer
+    behind: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if node.op_type in WITH_WEIGHTS or before & set(node.output):
+            before |= set(node.input)
+        else:
+            behind.insert(0, node)
+    return behind

@@ -10,6 +10,7 @@ from runtime.errors import BadInput
 from runtime.nms import nms
 from runtime.pose import PoseEstimator
 from runtime.walkers import render_still
+from train.config import load_config
 from train.datasets import load_persons, load_photos, read_stored
 
 TOLERANCE = 0.1  # pixels of the input, for keypoints and for box edges
@@ -47,6 +48,15 @@ def real_inputs(config, count=SAMPLES):
         else:
             inputs.append(letterbox(image, size)[0])
     return np.stack(inputs), "training" if present else "rendered"
+
+
+def inputs_for(engine, arguments, count=SAMPLES):
+    """`real_inputs` for an engine, of the data of a command's --config and --set; BadInput if its task is another."""
+    config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}"])
+    if config.task != engine.kind:
+        raise BadInput(f"{arguments.config} is of task {config.task!r} but {engine.path} is a {engine.kind} engine: "
+                       f"give --config configs/{engine.kind}.toml")
+    return real_inputs(config, count)
 
 
 def _edges(bbox):

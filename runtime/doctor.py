@@ -117,7 +117,9 @@ def check_cuda():
         yield Finding("CUDA", "ok", f"nvcc {release[1]} at {nvcc}")
     else:
         yield Finding("CUDA", "none", "no nvcc", "only the NMS plugin for TensorRT is compiled with it")
-    yield _package("TensorRT", "tensorrt", "its engines are not opened yet; engines run on the CPU")
+    yield _package("TensorRT", "tensorrt", "engines run on the CPU; for .trt engines: pip install -e '.[tensorrt]'")
+    yield _package("TensorRT RTX", "tensorrt_rtx", "only for .rtx engines: pip install tensorrt_rtx_cu13")
+    yield _package("cuda-python", "cuda.bindings", "only for .trt and .rtx engines: pip install cuda-python")
 
 
 def check_inference():
@@ -194,6 +196,14 @@ def check_cameras():
                       else "cameras are only listed on Linux", "files, URLs and folders work without")
 
 
+def check_outputs():
+    for name, package, remedy in (("Starlette", "starlette", "only for --serve: pip install -e '.[serve]'"),
+                                  ("uvicorn", "uvicorn", "only for --serve: pip install -e '.[serve]'"),
+                                  ("httpx", "httpx", "only for --webhook: pip install -e '.[send]'"),
+                                  ("paho-mqtt", "paho", "only for --mqtt: pip install -e '.[send]'")):
+        yield _package(name, package, remedy)
+
+
 def check_development():
     for name, package, remedy in (("TensorFlow", "tensorflow", "training needs it: make dev"),
                                   ("tf2onnx", "tf2onnx", "export needs it: make dev"),
@@ -202,14 +212,16 @@ def check_development():
 
 
 CHECKS = (check_python, check_processor, check_gpu, check_cuda, check_inference, check_engines, check_opencv,
-          check_cameras, check_development)
+          check_cameras, check_outputs, check_development)
 
 
 def _package(name, module, remedy):
     """A finding on a package, without importing it."""
-    if importlib.util.find_spec(module) is None:
+    parent = module.partition(".")[0]
+    if importlib.util.find_spec(parent) is None or importlib.util.find_spec(module) is None:
         return Finding(name, "none", "not installed", remedy)
-    distributions = importlib.metadata.packages_distributions().get(module, [])
+    distributions = importlib.metadata.packages_distributions().get(parent, [])
+    distributions = sorted(distributions, key=lambda each: each != module.replace(".", "-"))  # cuda is several
     return Finding(name, "ok", importlib.metadata.version(distributions[0]) if distributions else "of unknown version")
 
 

@@ -8,9 +8,10 @@ import numpy as np
 from runtime.backends import DEFAULT_BACKEND, open_backend
 from runtime.errors import BadInput
 from runtime.keypoints import KeypointSchema
+from runtime.sidecar import LIBRARIES
+from runtime.tensorrt_backend import SUFFIXES, TensorRt
 
-OTHER_ENGINES = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT for RTX", ".xml": "OpenVINO",
-                 ".bin": "OpenVINO", ".tflite": "LiteRT"}
+OTHER_ENGINES = {".xml": "OpenVINO", ".bin": "OpenVINO", ".tflite": "LiteRT"}
 POSE_OUTPUTS = {"heatmap": {"heatmaps"}, "simcc": {"simcc_x", "simcc_y"}}
 PERSON_OUTPUTS = ({"boxes", "scores"}, {"kept_boxes", "kept_scores"})
 
@@ -19,16 +20,16 @@ def open_engine(path, kind=None, threads=1, backend=DEFAULT_BACKEND):
     """Open an engine file.
 
     Args:
-        path: the .onnx file.
+        path: the .onnx file; or a .trt or .rtx file, with its sidecar beside it, which runs on the GPU.
         kind: "pose" or "person" where only that kind will do, None to take either.
-        threads: CPU threads of one run. More than one shortens a run on an idle machine; in a pipeline two
+        threads: of an .onnx, CPU threads of one run. More than one shortens a run on an idle machine; in a pipeline two
             engines with several threads each get in each other's way.
-        backend: "onnxruntime", "openvino", or "openvino-bf16", which computes in bfloat16. `runtime.backends` says
-            which are installed.
+        backend: of an .onnx: "onnxruntime", "openvino", or "openvino-bf16", which computes in bfloat16.
+            `runtime.backends` says which are installed.
 
     Raises:
-        BadInput: no such file, no engine, an engine of the other kind, one not made by `make export`, or no such
-            backend here.
+        BadInput: no such file, no engine, an engine of the other kind, one not made by `make export`, no such backend
+            here; or a TensorRT engine that was built for something else than what is here.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,7 +37,11 @@ def open_engine(path, kind=None, threads=1, backend=DEFAULT_BACKEND):
     other = OTHER_ENGINES.get(path.suffix.lower())
     if other:
         raise BadInput(f"{path} is an engine of {other}, which this version does not open: give the .onnx file")
-    engine = Engine(path, open_backend(path, backend, threads), backend)
+    if path.suffix.lower() in SUFFIXES:
+        backend, network = LIBRARIES[SUFFIXES[path.suffix.lower()]], TensorRt(path)
+    else:
+        network = open_backend(path, backend, threads)
+    engine = Engine(path, network, backend)
     if kind and engine.kind != kind:
         raise BadInput(f"{path} is a {engine.kind} engine where a {kind} engine is needed: give the other file")
     return engine
@@ -95,6 +100,11 @@ class Engine:
             parts.append([values[:len(part)] for values in self._network.run(filled)])
         whole = (np.concatenate(values) for values in zip(*parts, strict=True))
         return dict(zip(self.outputs, whole, strict=True))
+
+    def close(self):
+        """Give back what it holds: a TensorRT engine its GPU memory. Others give it back when they are thrown away."""
+        if isinstance(self._network, TensorRt):
+            self._network.close()
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""

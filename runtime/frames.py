@@ -1,11 +1,13 @@
-"""Where frames come from: a camera, a video file, a URL, a folder of images."""
+"""Where frames come from: a camera, a video file, a URL, a pipe, a folder of images."""
 
 import os
 import re
+import select
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 # FFmpeg's chatter about damaged streams would bury our one line. It is read when FFmpeg is first used.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -13,6 +15,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from runtime.containers import counts_frames, is_trimmed  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -21,7 +24,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FPS_WITHOUT_CLOCK = 25.0  # for images, and for cameras and streams that do not say
-URL_TIMEOUT = 10_000  # milliseconds without an answer, after which a URL is given up
+URL_TIMEOUT = 10.0  # seconds
 
 
 @dataclass
@@ -42,16 +45,19 @@ class Frame:
 
 
 def open_source(camera=None, video=None, images=None):
-    """Open one of: a camera number, a video path or URL, a folder of images.
+    """Open one of: a camera number, a video path or URL or "-" for stdin, a folder of images.
 
     Every source is iterated once for its Frames, and has `label` (for messages, free of passwords), `fps`,
-    `total` (frames, None where unknown), `live` (frames that nobody fetches in time are lost) and `close()`.
+    `total` (frames, None where unknown), `live` (frames that nobody fetches in time are lost) and `close()`. One whose
+    next frame may be long in coming has `stop()`, which ends the iteration from another thread.
 
     Raises:
         BadInput: also while iterating, when the source breaks off; the frames before have then been given out.
     """
     if camera is not None:
         return open_camera(camera)
+    if video == "-":
+        return PipedVideo(sys.stdin)
     if video is not None:
         return open_url(video) if "://" in str(video) else open_video(video)
     return ImageFolder(images)
@@ -79,14 +85,17 @@ def open_video(path):
     capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise BadInput(f"{path} is no video that can be read: an incomplete copy, or another kind of file")
-    return Video(capture, str(path), live=False, counts_frames=_counts_frames(path), trimmed=_is_trimmed(path))
+    return Video(capture, str(path), live=False, counts_frames=counts_frames(path), trimmed=is_trimmed(path))
 
 
-def open_url(url):
-    """A URL: a file on a server gives out every frame, a live stream only the newest."""
+def open_url(url, timeout=URL_TIMEOUT):
+    """A URL: a file on a server gives out every frame, a live stream only the newest.
+
+    timeout: seconds without an answer, after which it is given up.
+    """
     label = hide_secrets(url)
-    options = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, URL_TIMEOUT,
-               cv2.CAP_PROP_READ_TIMEOUT_MSEC, URL_TIMEOUT]
+    options = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * timeout),
+               cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * timeout)]
     capture = cv2.VideoCapture(str(url), cv2.CAP_FFMPEG, options)
     if not capture.isOpened():
         raise BadInput(f"{label} does not open: no answer, no access, or no video there; try it in a video player")
@@ -95,9 +104,12 @@ def open_url(url):
 
 
 def hide_secrets(url):
-    """The URL without user, password and query, for messages."""
-    parts = urlsplit(str(url))
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """The URL without user, password and query, for messages.
+
+    Passwords hold any sign, unescaped ones too, so that everything before the last @ may be one.
+    """
+    scheme, _, rest = str(url).partition("://")
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 class Video:
@@ -146,7 +158,7 @@ class Video:
     def _check_end(self, frames, seconds):
         """OpenCV reports a break like an end; the number of frames in the header tells them apart."""
         if self.live:
-            raise BadInput(f"{self.label} stopped after {frames} frames: check the camera or the network, start again")
+            raise BadInput(f"{self.label} stopped after {frames} frames: check the camera or the network")
         if not self.total or self._trimmed:
             return
         # Estimates are duration times rate: of a variable rate only the time counts, and a second is tolerance.
@@ -154,6 +166,66 @@ class Video:
         if reached < self.total:
             raise BadInput(f"{self.label} ended at frame {frames} of {self.total}: it was cut off or is damaged; "
                            "fetch it again (all frames before are done)")
+
+
+class PipedVideo(Video):
+    """The video that another program sends through a pipe. No frame is lost: the other program has to wait.
+
+    A read cannot be interrupted while it waits for the sender, so FFmpeg gets a pipe of our own that can be ended.
+
+    file: what to read, `sys.stdin`.
+    """
+
+    def __init__(self, file):
+        if sys.platform == "win32":
+            raise BadInput("a video on stdin can be read on Linux and macOS only: name a file or a URL")
+        if file is None or file.isatty():
+            raise BadInput("no video on stdin: pipe one in, as by `ffmpeg -i … -f mpegts - | …`, or name a file")
+        self._inner: int | None
+        self._stopped: int | None
+        self._inner, outer = os.pipe()
+        wake, self._stopped = os.pipe()
+        threading.Thread(target=_pump, name="stdin", args=(file.fileno(), outer, wake), daemon=True).start()
+        capture = cv2.VideoCapture(f"pipe:{self._inner}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        super().__init__(capture, "stdin", live=False)
+        if not capture.isOpened():
+            self.close()
+            raise BadInput("what comes on stdin is no video that can be read from a pipe: send MPEG-TS, Matroska or "
+                           "MJPEG, as by `ffmpeg -i … -f mpegts - | …`")
+
+    def stop(self):
+        """End the iteration, from any thread, even while it waits for the sender."""
+        if self._stopped is not None:
+            os.close(self._stopped)
+            self._stopped = None
+
+    def close(self):
+        super().close()
+        self.stop()
+        if self._inner is not None:
+            os.close(self._inner)
+            self._inner = None
+
+
+def _pump(source, target, wake):
+    """Thread: copy what comes, until its end or until the other end of `wake` is closed."""
+    os.set_blocking(target, False)
+    data = b""
+    try:
+        while True:
+            # A pipe that nobody reads any more counts as writable, and writing to it raises.
+            reading, writing, _ = select.select([wake] if data else [wake, source], [target] if data else [], [])
+            if wake in reading:
+                break
+            if writing:
+                data = data[os.write(target, data):]
+            elif not (data := os.read(source, 1 << 16)):
+                break
+    except BrokenPipeError:
+        pass  # closed
+    finally:
+        os.close(target)
+        os.close(wake)
 
 
 class ImageFolder:
@@ -245,33 +317,3 @@ def _decode(data, flags, name):
 def natural_order(path):
     """Sort key by name with digits as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.stem)], path.name
-
-
-def _counts_frames(path):
-    """MP4, MOV and AVI store the number of frames; MKV, WebM and TS only a duration."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    return head[4:8] == b"ftyp" or head[:4] == b"RIFF"
-
-
-def _is_trimmed(path):
-    """Whether an MP4's edit list hides its beginning (ISO 14496-12, 8.6.6), as trimming on a phone leaves it."""
-    with path.open("rb") as file:
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:  # the true length follows, in 64 bits
-                length = int.from_bytes(file.read(8), "big") - 8
-            if header[4:] == b"moov":
-                index = file.read(length - 8)
-                starts = [match.end() for match in re.finditer(b"elst", index)]
-                return any(_first_shown(index[start:start + 32]) > 0 for start in starts)
-            if length < 8:  # no MP4, or a last box up to the end
-                break
-            file.seek(length - 8, os.SEEK_CUR)
-    return False
-
-
-def _first_shown(edits):
-    """Media time at which the first edit starts; -1 for an empty edit."""
-    wide = edits[0] == 1  # version, flags (4 bytes), count (4), then duration and time in 32 or 64 bits
-    return int.from_bytes(edits[16:24] if wide else edits[12:16], "big", signed=True)

@@ -1,6 +1,7 @@
-"""Which GPUs somebody asks for."""
+"""Which GPUs somebody asks for, and what drives them."""
 
 import re
+import subprocess
 
 from runtime.errors import BadInput
 
@@ -20,3 +21,13 @@ def gpu_numbers(text):
     if not numbers or len(set(numbers)) < len(numbers):
         raise BadInput(f"GPUs {text!r} name {'one twice' if numbers else 'none'}; write for example 0,1 or 0-1")
     return numbers
+
+
+def driver_version():
+    """Version of NVIDIA's driver as nvidia-smi tells it, "" where that is not to be had, as on a Jetson."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.partition("\n")[0].strip()

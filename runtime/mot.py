@@ -102,10 +102,14 @@ def load_tracks(path, frames):
     for line in _read(path).splitlines():
         try:
             frame = json.loads(line)
+            if frame["frame"] is None:  # of a camera that was lost for a while
+                continue
             persons = frame["persons"]
             boxes = np.reshape([person["box"] for person in persons], (-1, 4)).astype(np.float32)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} holds no JSON lines of runtime.stream ({error!r}); give such a file") from error
+        if frame.get("source", 0) != 0:
+            raise BadInput(f"{path} holds several sources, a truth is of one clip: stream that one alone")
         if any(person.get("id") is None for person in persons):
             raise BadInput(f"{path} has persons without ids: stream the clip without --no-track")
         if frame["frame"] >= frames:

@@ -1,4 +1,4 @@
-"""Pose estimation: a frame and the boxes of its persons → their keypoints."""
+"""Pose estimation: frames and the boxes of their persons → their keypoints."""
 
 import numpy as np
 
@@ -29,16 +29,29 @@ class PoseEstimator:
         self.flip_test = flip_test
 
     def __call__(self, frame, boxes):
+        return self.of_frames([frame], [boxes])[0]
+
+    def of_frames(self, frames, boxes):
+        """Keypoints of the persons of several frames, their crops in common batches.
+
+        Args:
+            frames: list of (H, W, 3) uint8 BGR, of any sizes.
+            boxes: list of (N, 4), one a frame.
+
+        Returns:
+            list of (N, K, 3) float32, one a frame.
+        """
         size = self.engine.input_size
-        centres, extents = crop_region(boxes, size)
-        matrices = [crop_matrix(centre, extent, size) for centre, extent in zip(centres, extents, strict=True)]
-        keypoints = np.zeros((len(matrices), len(self.schema), 3), np.float32)
-        for first in range(0, len(matrices), LARGEST_BATCH):
+        regions = [zip(*crop_region(persons, size), strict=True) for persons in boxes]
+        crops = [(frame, crop_matrix(centre, extent, size))
+                 for frame, persons in zip(frames, regions, strict=True) for centre, extent in persons]
+        keypoints = np.zeros((len(crops), len(self.schema), 3), np.float32)
+        for first in range(0, len(crops), LARGEST_BATCH):
             chunk = slice(first, first + LARGEST_BATCH)
-            keypoints[chunk] = self.estimate(np.stack([warp_crop(frame, matrix, size) for matrix in matrices[chunk]]))
-        for person, matrix in zip(keypoints, matrices, strict=True):
+            keypoints[chunk] = self.estimate(np.stack([warp_crop(*crop, size) for crop in crops[chunk]]))
+        for person, (_, matrix) in zip(keypoints, crops, strict=True):
             person[:, :2] = transform_points(person[:, :2], invert(matrix))
-        return keypoints
+        return np.split(keypoints, np.cumsum([len(persons) for persons in boxes])[:-1])
 
     def estimate(self, crops):
         """Keypoints of crops, which may come from different frames.

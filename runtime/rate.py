@@ -47,6 +47,8 @@ def rate(jsonl, truth):
     near: list[bool] = []
     for line in Path(jsonl).read_text().splitlines():
         frame = json.loads(line)
+        if frame["frame"] is None:  # of a camera that was lost for a while
+            continue
         poses, people = frame["persons"], by_frame[frame["frame"]]
         if any(len(pose["keypoints"]) != len(COCO) for pose in poses):
             raise BadInput(f"{jsonl} has poses of other keypoints than COCO's {len(COCO)}, which the truth has: stream "

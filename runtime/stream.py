@@ -1,275 +1,209 @@
-"""The command: camera, video, URL or images in; drawn video, images, JSON lines or a window out."""
+"""The command: cameras, videos, URLs or images in; drawn video, images, JSON lines, a window or a web page out."""
 
-import argparse
-import signal
+import os
+import sys
+import threading
 import time
-from collections import defaultdict, deque
 from contextlib import ExitStack, closing
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 from tqdm import tqdm
 
-from runtime.backends import DEFAULT_BACKEND, ONNX_BACKENDS
+from runtime.budget import Budget
 from runtime.detect import PersonDetector
 from runtime.draw import draw_poses
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
-from runtime.frames import open_source
-from runtime.jitter import JitterReport
+from runtime.frames import hide_secrets, open_source
+from runtime.mosaic import Mosaic
+from runtime.options import check_interval, output_paths, parse_arguments
 from runtime.pipeline import stream
 from runtime.pose import PoseEstimator
-from runtime.smooth import BETA, MIN_CUTOFF, Smoother
-from runtime.track import FOLLOWED_FOR, Tracker
-from runtime.write import JsonLinesWriter, Window, open_output
-
-MODELS = Path(__file__).resolve().parents[1] / "models"
-
-EXAMPLES = """
-examples:
-  draw the persons of a video           python -m runtime.stream --video street.mp4 --out drawn.mp4
-  keypoints of a video as JSON lines    python -m runtime.stream --video street.mp4 --jsonl poses.jsonl
-  watch the first camera                python -m runtime.stream --camera 0 --show
-  record a network camera               python -m runtime.stream --video rtsp://host/stream --out camera.mp4
-  draw a folder of photos into another  python -m runtime.stream --images photos --out drawn
-  own engines, fewer false persons      python -m runtime.stream --video street.mp4 --out drawn.mp4 \\
-                                            --detector person.onnx --pose pose.onnx --threshold 0.6
-  faster: look for persons every third  python -m runtime.stream --camera 0 --show --detect-every 3
-  try how much smoothing suits a clip   python -m runtime.stream --video dance.mp4 --smooth 0.5 6 --report jitter
-
-Persons of a video or camera are tracked: each keeps its number, and its keypoints are steadied. One who appears is
-shown from the second detection on. Images of a folder have nothing to do with each other and are not tracked.
-Files and folders lose no frame; of a camera or a live stream the newest frame is taken, so the picture stays
-fresh on a slow machine. Ctrl-C ends cleanly: the output is complete up to there.
-In the table at the end, "whole way" is from a frame's arrival to its output, waiting between stages included.
-exit codes: 0 done, 2 a one-line error (output so far is kept), 130 Ctrl-C, 143 SIGTERM.
-"""
+from runtime.reconnect import PAUSES, READING, Reconnecting
+from runtime.send import open_mqtt, open_webhook
+from runtime.serve import WebPage
+from runtime.smooth import Smoother
+from runtime.stop import StopRequest
+from runtime.timings import Timings
+from runtime.track import Tracker
+from runtime.write import CsvWriter, JsonLinesWriter, Window, open_output
 
 
 def main(argv=None):
     """Run the command. argv: its arguments, those of the process if None. Returns the exit code."""
     arguments = parse_arguments(argv)
-    check_outputs(arguments)
-    settings = arguments.threads, arguments.backend
     stop = StopRequest()
-    timings = Timings(JitterReport() if arguments.report else None)
     with ExitStack() as opened:
         opened.callback(stop.restore)
-        window = Window() if arguments.show else None
-        detector = PersonDetector(open_engine(arguments.detector, "person", *settings), arguments.threshold)
-        pose = PoseEstimator(open_engine(arguments.pose, "pose", *settings))
-        source = open_source(arguments.camera, arguments.video, arguments.images)
-        opened.callback(source.close)
-        check_interval(arguments.detect_every, source.fps)
-
+        window = opened.enter_context(closing(Window())) if arguments.show else None
+        detector, poses = open_engines(arguments)
+        for stage in (detector, *poses):
+            opened.callback(stage.engine.close)
+        sources = stop.until(open_sources, arguments.sources, () if arguments.no_reconnect else PAUSES)
+        if sources is None:
+            return stop.exit_code
+        for source in sources:
+            opened.enter_context(closing(source))
+            check_interval(arguments.detect_every, source.fps)
+        trackers, smoothers = followers(arguments, poses[0].schema)
+        budget = open_budget(arguments, sources, trackers)
+        timings = Timings([source.label for source in sources], bool(arguments.report), budget)
         opened.callback(timings.report)
-        pictures: list = [window] if window else []
-        if window:
-            opened.callback(window.close)
-        if arguments.out:
-            pictures.append(open_output(arguments.out, source.fps, source.live))
-            opened.callback(pictures[-1].close)
-        lines = JsonLinesWriter(arguments.jsonl) if arguments.jsonl else None
-        if lines:
-            opened.callback(lines.close)
+        outputs = Outputs(arguments, sources, window, poses[0].schema, opened)
 
-        progress = opened.enter_context(tqdm(total=source.total, unit=" frames", desc=source.label))
+        totals = [source.total for source in sources]
+        progress = opened.enter_context(tqdm(
+            total=None if None in totals else sum(totals), unit=" frames",
+            desc=sources[0].label if len(sources) == 1 else f"{len(sources)} sources"))
         timings.start()
-        tracker, smoother = followers(arguments, pose.schema)
-        results = stream(source, detector, pose, tracker, smoother, arguments.detect_every)
+        results = stream(sources, detector, poses, trackers, smoothers, arguments.detect_every, budget)
+        told = ["live"] * len(sources)
         for result in opened.enter_context(closing(stop.between(results))):
             start = time.perf_counter()
-            if pictures:
-                caption = f"{timings.fps:.1f} FPS" if window else ""
-                drawn = draw_poses(result.frame.image, result.poses, pose.schema, caption=caption, ids=result.ids)
-                for picture in pictures:
-                    picture.write(result, drawn)
-            if lines:
-                lines.write(result)
+            outputs.write(result, f"{timings.fps:.1f} FPS" if window else "")
             timings.add(result, time.perf_counter() - start)
-            progress.set_postfix(persons=len(result.poses), refresh=False)
-            progress.update()
+            news = [budget.news() if budget else None]
+            if result.frame is not None:
+                progress.update()
+            elif result.state != told[result.source]:
+                told[result.source] = result.state
+                news.append(f"{result.state}: {result.reason}")
+            age = {"age_p99": f"{1000 * timings.age:.0f}ms"} if sources[result.source].live else {}
+            progress.set_postfix(persons=len(result.poses), **age, refresh=False)
+            for line in filter(None, news):
+                tqdm.write(line, file=sys.stderr)
             if window and window.closed:
                 break
     return stop.exit_code
 
 
-def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.stream", description="Find persons and their keypoints, live or in files.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--camera", type=int, metavar="N", help="camera number, 0 for the first")
-    source.add_argument("--video", metavar="PATH_OR_URL", help="video file, http(s):// file or stream, rtsp:// camera")
-    source.add_argument("--images", metavar="DIR", help="folder of images, in natural order")
-    parser.add_argument("--out", metavar="FILE", help="drawn video (.mp4, .mov, .avi), or a folder for JPEGs")
-    parser.add_argument("--jsonl", metavar="FILE", help="poses as JSON, one frame a line, in pixels and seconds")
-    parser.add_argument("--show", action="store_true", help="show a window; q or Esc ends")
-    parser.add_argument("--detector", metavar="FILE", default=MODELS / "person.onnx",
-                        help="person engine (default: the project's models/person.onnx)")
-    parser.add_argument("--pose", metavar="FILE", default=MODELS / "pose.onnx",
-                        help="pose engine (default: the project's models/pose.onnx)")
-    parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE",
-                        help="least score of a person, 0..1; lower finds more, and more that are none (default: 0.3)")
-    parser.add_argument("--backend", choices=ONNX_BACKENDS, default=DEFAULT_BACKEND,
-                        help="library that runs the engines (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N",
-                        help="CPU threads of each engine; they run side by side, so 1 suits most (default: 1)")
-    parser.add_argument("--detect-every", type=interval, default=1, metavar="N",
-                        help="run the detector on every N-th frame and follow keypoints between, up to a second; auto: "
-                             "so often that it is busy half of the time at most (default: 1)")
-    parser.add_argument("--smooth", type=float, nargs=2, default=(MIN_CUTOFF, BETA), metavar=("HZ", "BETA"),
-                        help="One-Euro filter: cutoff at rest, and its rise with speed (Hz for each person size a "
-                             "second); lower is steadier and later (default: " + f"{MIN_CUTOFF:g} {BETA:g})")
-    parser.add_argument("--no-smooth", action="store_true", help="leave keypoints as they are found")
-    parser.add_argument("--no-track", action="store_true", help="no ids and no smoothing, every detection is shown")
-    parser.add_argument("--report", choices=["jitter"], help="jitter: print jitter and lag of the smoothing at the end")
-    return parser.parse_args(argv)
+def open_engines(arguments):
+    """The detector and the pose estimators, which must find the same keypoints."""
+    settings = arguments.threads, arguments.backend
+    detector = PersonDetector(open_engine(arguments.detector, "person", *settings), arguments.threshold)
+    poses = [PoseEstimator(open_engine(path, "pose", *settings)) for path in arguments.pose]
+    for path, pose in zip(arguments.pose, poses, strict=True):
+        if pose.schema.names != poses[0].schema.names:
+            raise BadInput(f"--pose {path} finds other keypoints than {arguments.pose[0]}: give engines of the same")
+    return detector, poses
 
 
-def interval(text):
-    """--detect-every: a number of frames, or "auto"."""
-    return text if text == "auto" else int(text)
+def open_sources(given, pauses):
+    """Open sources side by side, since each may take its time; live ones so that they are opened again.
 
+    Args:
+        given: list of (option, value), option "camera", "video" or "images".
+        pauses: of Reconnecting; none for sources that are not opened again.
 
-def check_interval(detect_every, fps):
-    """BadInput where persons would be forgotten between two detections."""
-    if detect_every not in ("auto", 1) and detect_every > FOLLOWED_FOR * fps:
-        raise BadInput(f"--detect-every {detect_every} is {detect_every / fps:.1f} s at {fps:g} frames a second, but "
-                       f"persons are followed for {FOLLOWED_FOR:g} s: give {max(1, int(FOLLOWED_FOR * fps))} or less, "
-                       "or auto")
+    Raises:
+        BadInput: one does not open. Of several only a file or a folder is an error: the others may yet come.
+    """
+    opened: list = [None] * len(given)
+
+    def open_one(number, option, value):
+        try:
+            opened[number] = open_source(**{option: value})
+        except Exception as error:  # raised below
+            opened[number] = error
+
+    # Ctrl-C must not wait for a network's answer, nor the end of the process.
+    threads = [threading.Thread(target=open_one, name=READING, args=(number, *each), daemon=True)
+               for number, each in enumerate(given)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, (option, value) in enumerate(given):
+        source, reopen = opened[number], partial(open_source, **{option: value})
+        may_come = option == "camera" or "://" in str(value)
+        if isinstance(source, Exception):
+            if not (isinstance(source, BadInput) and may_come and pauses and len(given) > 1):
+                raise source
+            tqdm.write(f"{source}; the others go on without it", file=sys.stderr)
+            label = f"camera {value}" if option == "camera" else hide_secrets(value)
+            opened[number] = Reconnecting(reopen, label, pauses=pauses)
+        elif source.live:
+            opened[number] = Reconnecting(reopen, source.label, source, pauses)
+    return opened
 
 
 def followers(arguments, schema):
-    """A new Tracker and Smoother, None where not wanted."""
-    tracker = None if arguments.no_track or arguments.images else Tracker(schema.sigmas)
-    return tracker, Smoother(*arguments.smooth) if tracker and not arguments.no_smooth else None
+    """A new Tracker and Smoother for each source, None where not wanted."""
+    trackers = [None if arguments.no_track or option == "images" else Tracker(schema.sigmas)
+                for option, _ in arguments.sources]
+    return trackers, [Smoother(*arguments.smooth) if tracker and not arguments.no_smooth else None
+                      for tracker in trackers]
 
 
-def check_outputs(arguments):
-    """What would go wrong later or destroy the input, before any work."""
-    if not 0 <= arguments.threshold <= 1:
-        raise BadInput(f"--threshold {arguments.threshold:g} is not in 0..1")
-    if arguments.threads < 1:
-        raise BadInput(f"--threads {arguments.threads} is less than 1")
-    if arguments.detect_every != "auto" and arguments.detect_every < 1:
-        raise BadInput(f"--detect-every {arguments.detect_every} is less than 1: give a number of frames, or auto")
-    if not (arguments.smooth[0] > 0 and arguments.smooth[1] >= 0 and np.isfinite(arguments.smooth).all()):
-        raise BadInput("--smooth {:g} {:g}: the cutoff must be above 0, the rise not below it, both finite".format(
-            *arguments.smooth))
-    untracked = "--images" if arguments.images else "--no-track" if arguments.no_track else None
-    for option, given in (("--detect-every", arguments.detect_every != 1), ("--report", arguments.report)):
-        if untracked and given:
-            raise BadInput(f"{option} needs persons that are tracked, which {untracked} leaves out: drop one of them")
-    given = {"--video": arguments.video, "--images": arguments.images, "--out": arguments.out,
-             "--jsonl": arguments.jsonl}
-    places: dict[Path, str] = {}
-    for option, path in given.items():
-        if path is None or "://" in str(path):
-            continue
-        other = places.setdefault(Path(path).resolve(), option)
-        if other != option:
-            raise BadInput(f"{option} {path} is also the {other}: choose another, it would be overwritten")
+def open_budget(arguments, sources, trackers):
+    """The Budget of --max-age, or None."""
+    if arguments.max_age is None:
+        return None
+    if not any(source.live for source in sources):
+        raise BadInput("--max-age holds the age of live frames, and of a file or folder none is left out: drop it")
+    tracked = all(tracker for tracker, source in zip(trackers, sources, strict=True) if source.live)
+    return Budget(arguments.max_age, tracked, len(arguments.pose))
 
 
-class StopRequest:
-    """Ctrl-C and SIGTERM end the run between two frames, never in the middle of a write."""
+class Outputs:
+    """What was asked for; each result goes to all of it.
 
-    def __init__(self):
-        self.exit_code = 0
-        self._waiting = False
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore(self):
-        """Let the signals do again what they did before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def between(self, results):
-        """The results until a signal comes."""
-        try:
-            while True:
-                self._waiting = True  # before the look at the exit code, or a signal between would wait for a frame
-                if self.exit_code:
-                    return
-                result = next(results, None)
-                self._waiting = False
-                if result is None:
-                    return
-                yield result
-        except KeyboardInterrupt:
-            pass  # the exit code says it
-        finally:
-            self._waiting = False
-            results.close()
-
-    def _handle(self, number, _):
-        again = self.exit_code != 0
-        self.exit_code = 128 + number
-        if self._waiting or again:
-            raise KeyboardInterrupt
-
-
-class Timings:
-    """What the run took, for the table at the end: the last 100 000 frames, so that a camera can run for months.
-
-    report: a JitterReport to fill and print, or None.
+    Args:
+        arguments: of the command.
+        sources: opened.
+        window: Window, or None.
+        schema: KeypointSchema of the poses.
+        opened: ExitStack that closes the outputs.
     """
 
-    def __init__(self, report=None):
-        self.frames = self.persons = self.dropped = self.detections = 0
-        self.identities = None
-        self._report = report
-        self._running = False
-        self._stages = defaultdict(lambda: deque(maxlen=100_000))
-        self._started = self._ended = time.perf_counter()
+    def __init__(self, arguments, sources, window, schema, opened):
+        def add(writer):
+            opened.callback(writer.close)
+            return [writer]
 
-    def start(self):
-        self._running = True
-        self._started = self._ended = time.perf_counter()
+        self._schema = schema
+        self._drawings = ([] if window is None else [window] if len(sources) == 1
+                          else [Mosaic(window, len(sources))])
+        self._drawings_of, self._lines, self._page = [], [], None
+        if arguments.out:
+            for path, source in zip(output_paths(arguments.out, len(sources)), sources, strict=True):
+                self._drawings_of += add(open_output(path, source.fps, source.live))
+        if arguments.jsonl:
+            self._lines += add(JsonLinesWriter(arguments.jsonl))
+        if arguments.csv:
+            self._lines += add(CsvWriter(arguments.csv, schema.names))
+        if arguments.webhook:
+            self._lines += add(open_webhook(arguments.webhook))
+        if arguments.mqtt:
+            self._lines += add(open_mqtt(arguments.mqtt))
+        if arguments.serve:
+            token = arguments.serve_token or os.environ.get("SERVE_TOKEN") or None
+            [self._page] = add(WebPage(arguments.serve, [source.label for source in sources], token))
+            tqdm.write(f"page: {self._page.url}", file=sys.stderr)
 
-    def report(self):
-        """Print the table, unless an error came before the first frame was asked for."""
-        if self._running:
-            print(self.table(), flush=True)
+    def write(self, result, caption):
+        """Draw, if anybody looks, and write. caption: for the picture."""
+        drawings = [*self._drawings, *self._drawings_of[result.source:result.source + 1]]
+        drawings += [self._page] if self._page else []
+        drawn = None
+        if result.frame is not None and any(getattr(drawing, "watched", True) for drawing in drawings):
+            drawn = draw_poses(result.frame.image, result.poses, self._schema, caption=caption, ids=result.ids)
+        for output in [*drawings, *self._lines]:
+            output.write(result, drawn)
 
-    def add(self, result, output_seconds):
-        self.frames += 1
-        self.persons += len(result.poses)
-        self.dropped = result.frame.index + 1 - self.frames
-        self._ended = time.perf_counter()
-        self.detections += "detect" in result.timings
-        if result.ids is not None:
-            self.identities = max([self.identities or 0, *result.ids.tolist()])
-        if self._report:
-            self._report.add(result)
-        for stage in ("capture", "detect", "pose", "track"):
-            if stage in result.timings:
-                self._stages[stage].append(result.timings[stage])
-        self._stages["draw, write"].append(output_seconds)
-        self._stages["whole way"].append(result.timings["latency"] + output_seconds)
 
-    @property
-    def fps(self):
-        return self.frames / max(self._ended - self._started, 1e-9)
-
-    def table(self):
-        dropped = f" ({self.dropped} passed over, the newest are taken)" if self.dropped else ""
-        lines = [f"{'frames':<12}{self.frames:>9}{dropped}", f"{'persons':<12}{self.persons:>9}"]
-        if self.identities is not None:
-            lines.append(f"{'tracks':<12}{self.identities:>9}")
-        if self.detections < self.frames:
-            lines.append(f"{'detected on':<12}{self.detections:>9} frames")
-        lines.append(f"{'FPS':<12}{self.fps:>9.1f}")
-        if self.frames:
-            lines.append(f"{'ms a frame':<12}{'p50':>9}{'p99':>9}")
-        for stage, seconds in self._stages.items():
-            middle, slow = np.percentile(seconds, [50, 99]) * 1000
-            lines.append(f"{stage:<12}{middle:>9.1f}{slow:>9.1f}")
-        if self._report:
-            lines.append(str(self._report))
-        return "\n".join(lines)
+def run():
+    """The command as a process of its own, which ends even where a camera does not answer."""
+    try:
+        run_command(main)
+    except SystemExit as end:
+        # OpenCV's reads cannot be interrupted, and one that returned while Python clears up would abort the process.
+        if any(thread.name.startswith(READING) for thread in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+        raise
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run()

@@ -1,11 +1,14 @@
-"""Where results go: a video, a folder of images, JSON lines, a window.
+"""Where results go: a video, a folder of images, JSON lines, CSV, a window. Over the network: serve.py and send.py.
 
 Each writer has `write(result, drawn)`, result from the pipeline and drawn its (H, W, 3) uint8 BGR picture with the
-skeletons, and `close()`. A write that did not land raises BadInput; what landed before is kept and playable.
+skeletons (None where the result has no frame), and `close()`. A write that did not land raises BadInput; what landed
+before is kept and playable.
 """
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
@@ -20,8 +23,9 @@ from runtime.crop import letterbox
 from runtime.errors import BadInput
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "FMP4"}  # MPEG-4: H.264 is not in OpenCV's wheels
-JSON_VERSION = 2  # of the JSON lines: counts up where a reader of the old ones would go wrong
+JSON_VERSION = 3  # of the JSON lines: counts up where a reader of the old ones would go wrong
 ENCODER_BUFFER = 512 << 10  # bytes that FFmpeg may still hold back: measured 256 KiB
+LONGEST_REPEAT = 5.0  # seconds for which a live video repeats a picture: a camera may be gone for days
 
 
 def open_output(path, fps, live=False):
@@ -41,7 +45,8 @@ class VideoWriter:
         path: .mp4, .mov or .avi; missing folders are made, a file of this name is replaced.
         fps: frames per second of the video.
         live: frames come at any time: each is repeated until the next one's time, and those too many are left out,
-            so that the video runs at the speed of life. Otherwise every frame is written once.
+            so that the video runs at the speed of life. A gap longer than LONGEST_REPEAT seconds is cut out, so
+            that a camera that is gone fills no disk. Otherwise every frame is written once.
 
     The first frame sets the size; others are letterboxed into it.
     """
@@ -57,12 +62,16 @@ class VideoWriter:
         _open_file(path).close()
 
     def write(self, result, drawn):
+        if result.frame is None:
+            return
         if not self._live:
             self.append(drawn)
             return
         if self._start is None:
-            self._start = result.frame.time  # not 0 where the first frames were passed over
-        due = round((result.frame.time - self._start) * self._fps)
+            self._start = result.time  # not 0 where the first frames were passed over
+        due = round((result.time - self._start) * self._fps)
+        if due - self._written > LONGEST_REPEAT * self._fps:
+            self._start, due = result.time - self._written / self._fps, self._written
         while self._written < due:
             self.append(self._last)
         if self._written == due:
@@ -122,6 +131,8 @@ class ImageWriter:
         make_folder(folder)
 
     def write(self, result, drawn):
+        if result.frame is None:
+            return
         name = Path(result.frame.name)
         # a.png and a.jpg of one folder must not overwrite each other
         target = f"{name.stem}.jpg" if f"{name.stem}.jpg" not in self._names else f"{name}.jpg"
@@ -141,12 +152,12 @@ class ImageWriter:
 class JsonLinesWriter:
     """Writes poses as JSON lines, one frame a line:
 
-        {"version": 2, "frame": 0, "time": 0.0, "persons": [{"id": 1, "box": [left, top, right, bottom],
-         "score": 0.93, "keypoints": [[x, y, score], …]}, …], "events": [{"kind": "enter", "id": 1}, …]}
+        {"version": 3, "source": 0, "state": "live", "frame": 0, "time": 0.0, "persons": [{"id": 1, "box": [left, top,
+         right, bottom], "score": 0.93, "keypoints": [[x, y, score], …]}, …], "events": [{"kind": "enter", "id": 1}, …]}
 
     in pixels of the frame and seconds. An id is a person's own for the whole run, null without tracking. An event's
-    kind is "enter", "lost" or "return". Version 1 had neither version nor ids nor events. docs/output.md says more.
-    Every line is written whole, whatever ends the run.
+    kind is "enter", "lost" or "return". Where only a source's state changed, "frame" is null and "reason" says why.
+    docs/output.md says more, and what earlier versions had. Every line is written whole, whatever ends the run.
     """
 
     def __init__(self, path):
@@ -154,31 +165,67 @@ class JsonLinesWriter:
         self._file = _open_file(self.path, truncate=True)
 
     def write(self, result, drawn=None):
-        line = memoryview((poses_json(result) + "\n").encode())
-        landed = 0
-        try:
-            while landed < len(line):
-                landed += self._file.write(line[landed:])
-        except OSError as error:
-            if landed:
-                self._file.truncate(self._file.tell() - landed)
-            raise _cannot_write(self.path, error) from error
+        _append_whole(self._file, self.path, poses_json(result) + "\n")
+
+    def close(self):
+        self._file.close()
+
+
+class CsvWriter:
+    """Writes poses as CSV, one person a row, in the units of the JSON lines; a first line names the columns.
+
+    Args:
+        path: of the file; missing folders are made, a file of this name is replaced.
+        names: the K keypoints' names (`pose.schema.names`).
+
+    Frames without persons have no row, and so have changes of a source's state. A frame's rows are written whole or not
+    at all, whatever ends the run.
+    """
+
+    def __init__(self, path, names):
+        self.path = Path(path)
+        self._file = _open_file(self.path, truncate=True)
+        points = [f"{name}_{value}" for name in names for value in ("x", "y", "score")]
+        _append_whole(self._file, self.path, _csv_rows(
+            [["source", "frame", "time", "id", "score", "left", "top", "right", "bottom", *points]]))
+
+    def write(self, result, drawn=None):
+        if not len(result.poses):
+            return
+        _append_whole(self._file, self.path, _csv_rows(
+            [result.source, result.frame.index, round(result.time, 4), person["id"], person["score"], *person["box"],
+             *(value for point in person["keypoints"] for value in point)] for person in _persons(result)))
 
     def close(self):
         self._file.close()
 
 
 def poses_json(result):
-    """One frame's poses as a line of JSON: pixels to a hundredth, scores to a thousandth."""
+    """One frame's poses, or one change of a source's state, as a line of JSON: JsonLinesWriter says what is in it."""
+    frame = None if result.frame is None else result.frame.index
+    line = {"version": JSON_VERSION, "source": result.source, "state": result.state, "frame": frame,
+            "time": round(result.time, 4), "persons": _persons(result),
+            "events": [{"kind": event.kind, "id": event.id} for event in result.events]}
+    if frame is None:
+        line["reason"] = result.reason
+    return json.dumps(line)
+
+
+def _persons(result):
+    """A dict for each person: pixels to a hundredth, scores to a thousandth."""
     poses = result.poses
     ids = [None] * len(poses) if result.ids is None else result.ids.tolist()
-    persons = [
+    return [
         {"id": id, "box": _rounded(box, 2), "score": round(float(score), 3),
          "keypoints": [[*_rounded(point[:2], 2), round(float(point[2]), 3)] for point in points]}
         for id, box, score, points in zip(ids, poses.boxes, poses.box_scores, poses.keypoints, strict=True)
     ]
-    return json.dumps({"version": JSON_VERSION, "frame": result.frame.index, "time": round(result.frame.time, 4),
-                       "persons": persons, "events": [{"kind": event.kind, "id": event.id} for event in result.events]})
+
+
+def _csv_rows(rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class Window:
@@ -197,7 +244,8 @@ class Window:
         self.closed = False
 
     def write(self, result, drawn):
-        cv2.imshow(self.title, drawn)
+        if drawn is not None:
+            cv2.imshow(self.title, drawn)
         pressed = cv2.waitKey(1) & 0xFF
         gone = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
         self.closed = pressed in (ord("q"), 27) or gone
@@ -216,6 +264,19 @@ def _open_file(path, truncate=False):
     try:
         return open(path, "wb" if truncate else "ab", buffering=0)
     except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _append_whole(file, path, text):
+    """Append to an unbuffered file all of the text or nothing."""
+    data = memoryview(text.encode())
+    landed = 0
+    try:
+        while landed < len(data):
+            landed += file.write(data[landed:])
+    except OSError as error:
+        if landed:
+            file.truncate(file.tell() - landed)
         raise _cannot_write(path, error) from error
 
 

@@ -1,5 +1,6 @@
 """Drawing, and writing where everything fits and where it does not."""
 
+import csv
 import json
 import os
 import subprocess
@@ -12,27 +13,13 @@ import pytest
 
 from runtime.draw import BOX, LEFT, MIDDLE, RIGHT, draw_poses, id_colour, side_colour
 from runtime.errors import BadInput
-from runtime.frames import Frame
 from runtime.keypoints import COCO, Poses
-from runtime.pipeline import Result
 from runtime.track import Event
-from runtime.write import ImageWriter, JsonLinesWriter, VideoWriter, Window, open_output
+from runtime.write import LONGEST_REPEAT, CsvWriter, ImageWriter, JsonLinesWriter, VideoWriter, Window, open_output
 from tests.conftest import count_frames
+from tests.results import news, noise, result
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def result(index=0, persons=1, name=None, seconds=None, **tracking):
-    keypoints = np.full((persons, 17, 3), 0.9, np.float32)
-    keypoints[..., :2] = np.stack([np.arange(17) * 10 + 20.123456, np.full(17, 50)], axis=1)
-    poses = Poses(np.full((persons, 4), [10.5, 20.25, 110, 220], np.float32), np.full(persons, 0.87654, np.float32),
-                  keypoints)
-    seconds = index / 25 if seconds is None else seconds
-    return Result(Frame(index, seconds, noise(), name or f"{index:06d}"), poses, {}, **tracking)
-
-
-def noise(size=(320, 240), seed=0):
-    return np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
 
 
 def pose_at(points, box=(20, 20, 220, 220)):
@@ -141,6 +128,32 @@ def test_live_video_runs_at_the_speed_of_life(tmp_path):
     assert not capture.read()[0]
 
 
+def test_live_video_of_a_camera_that_was_gone_for_days(tmp_path):
+    """The last picture is repeated for a few seconds at most, and then the clip goes on at the speed of life."""
+    path = tmp_path / "clip.mp4"
+    writer = VideoWriter(path, 10, live=True)
+    days = 3 * 86400
+    for seconds in (0, 0.1, LONGEST_REPEAT, days, days + 0.1, days + 0.3):
+        writer.write(result(seconds=seconds), np.full((240, 320, 3), 0 if seconds < 100 else 200, np.uint8))
+        writer.write(news("lost", "no answer", seconds), None)
+    writer.close()
+    before = round(10 * LONGEST_REPEAT) + 1
+    assert count_frames(path) == before + 4
+    capture = cv2.VideoCapture(str(path))
+    values = [capture.read()[1].mean() for _ in range(before + 4)]
+    np.testing.assert_allclose(values, [0] * before + [200] * 4, atol=6)
+
+
+def test_word_of_a_source_without_a_frame_is_no_picture(tmp_path):
+    for path in (tmp_path / "clip.mp4", tmp_path / "drawn"):
+        writer = open_output(path, 25)
+        writer.write(result(), noise())
+        writer.write(news("stale", "no picture for 3 s"), None)
+        writer.close()
+    assert count_frames(tmp_path / "clip.mp4") == 1
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["000000.jpg"]
+
+
 def test_output_of_an_unknown_kind_or_in_an_impossible_place(tmp_path):
     with pytest.raises(BadInput, match=r"clip.webm has an unknown suffix: end it in .mp4, .mov, .avi"):
         open_output(tmp_path / "clip.webm", 25)
@@ -148,8 +161,9 @@ def test_output_of_an_unknown_kind_or_in_an_impossible_place(tmp_path):
     for path in ("file/clip.mp4", "file/images"):
         with pytest.raises(BadInput, match="cannot be written"):
             open_output(tmp_path / path, 25)
-    with pytest.raises(BadInput, match="cannot be written"):
-        JsonLinesWriter(tmp_path / "file" / "poses.jsonl")
+    for open_writer in (JsonLinesWriter, lambda path: CsvWriter(path, COCO.names)):
+        with pytest.raises(BadInput, match="cannot be written"):
+            open_writer(tmp_path / "file" / "poses")
 
 
 def test_video_without_a_frame_leaves_no_file(tmp_path):
@@ -186,7 +200,7 @@ def test_json_lines(tmp_path):
     assert person["score"] == 0.877
     assert len(person["keypoints"]) == 17
     assert person["keypoints"][1] == [30.12, 50.0, 0.9]
-    assert [line["version"] for line in lines] == [2, 2, 2]
+    assert [(line["version"], line["source"], line["state"]) for line in lines] == [(3, 0, "live")] * 3
     assert person["id"] is None and lines[2]["events"] == []  # nobody tracked
 
 
@@ -195,17 +209,67 @@ def test_json_lines_of_tracked_persons(tmp_path):
     writer.write(result(4, persons=2, ids=np.array([7, 3]), events=[Event("return", 3), Event("lost", 5)]))
     writer.close()
     line = json.loads((tmp_path / "poses.jsonl").read_text())
-    assert list(line) == ["version", "frame", "time", "persons", "events"]
+    assert list(line) == ["version", "source", "state", "frame", "time", "persons", "events"]
     assert [person["id"] for person in line["persons"]] == [7, 3]
     assert line["events"] == [{"kind": "return", "id": 3}, {"kind": "lost", "id": 5}]
 
 
+def test_json_lines_of_several_sources_and_of_one_that_is_lost(tmp_path):
+    writer = JsonLinesWriter(tmp_path / "poses.jsonl")
+    writer.write(result(0, source=1))
+    writer.write(news("lost", "no answer within 10 s", 3.25, source=1))
+    writer.write(result(0, source=0))
+    writer.close()
+    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+    assert [line["source"] for line in lines] == [1, 1, 0]
+    assert lines[1] == {"version": 3, "source": 1, "state": "lost", "frame": None, "time": 3.25, "persons": [],
+                        "events": [], "reason": "no answer within 10 s"}
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_says_the_same_as_json_lines(tmp_path):
+    written = [result(0, persons=0), result(3, persons=2, ids=np.array([7, 3])), news("lost", "no answer", 1.0),
+               result(4, persons=1, source=2)]
+    writers = [CsvWriter(tmp_path / "new" / "poses.csv", COCO.names), JsonLinesWriter(tmp_path / "poses.jsonl")]
+    for one in written:
+        for writer in writers:
+            writer.write(one)
+    for writer in writers:
+        writer.close()
+    rows = read_rows(tmp_path / "new" / "poses.csv")
+    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+    assert list(rows[0])[:12] == ["source", "frame", "time", "id", "score", "left", "top", "right", "bottom", "nose_x",
+                                  "nose_y", "nose_score"]
+    assert list(rows[0])[-1] == "right_ankle_score" and len(rows[0]) == 9 + 3 * 17
+    assert len(rows) == 3
+    persons = [(line, person) for line in lines for person in line["persons"]]
+    for row, (line, person) in zip(rows, persons, strict=True):
+        assert [int(row[name]) for name in ("source", "frame")] == [line["source"], line["frame"]]
+        assert float(row["time"]) == line["time"] and float(row["score"]) == person["score"]
+        assert row["id"] == ("" if person["id"] is None else str(person["id"]))
+        assert [float(row[side]) for side in ("left", "top", "right", "bottom")] == person["box"]
+        assert [[float(row[f"{name}_{value}"]) for value in ("x", "y", "score")]
+                for name in COCO.names] == person["keypoints"]
+
+
+def test_csv_of_nobody_has_its_first_line(tmp_path):
+    CsvWriter(tmp_path / "poses.csv", COCO.names).close()
+    assert (tmp_path / "poses.csv").read_text().count("\n") == 1 and read_rows(tmp_path / "poses.csv") == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_json_lines_on_a_full_disk():
+def test_text_on_a_full_disk():
+    full = "/dev/full cannot be written: No space left on device; free some space"
     writer = JsonLinesWriter("/dev/full")
-    with pytest.raises(BadInput, match="/dev/full cannot be written: No space left on device; free some space"):
+    with pytest.raises(BadInput, match=full):
         writer.write(result())
     writer.close()
+    with pytest.raises(BadInput, match=full):
+        CsvWriter("/dev/full", COCO.names)
 
 
 LIMITED = """
@@ -217,18 +281,18 @@ def main():
     writer = eval(sys.argv[2])
     try:
         for index in range(2000):
-            writer.write(result(index, name=f"{index}.jpg"), noise(seed=index))
+            writer.write(result(index, int(sys.argv[3]), name=f"{index}.jpg"), noise(seed=index))
     finally:
         writer.close()
 run_command(main)
 """
 
 
-def run_with_file_limit(limit, writer):
+def run_with_file_limit(limit, writer, persons=1):
     """Write noise until files of `limit` bytes are full, in a process of its own; Python ignores SIGXFSZ, so the
     write fails as on a full disk."""
-    ended = subprocess.run([sys.executable, "-c", LIMITED, str(limit), writer], cwd=ROOT, capture_output=True,
-                           text=True, timeout=100, env=dict(os.environ))
+    ended = subprocess.run([sys.executable, "-c", LIMITED, str(limit), writer, str(persons)], cwd=ROOT,
+                           capture_output=True, text=True, timeout=100, env=dict(os.environ))
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("error: "), ended.stderr
     assert ended.stderr.count("\n") == 1
@@ -255,6 +319,17 @@ def test_full_disk_leaves_whole_lines(tmp_path):
     frames = [json.loads(line)["frame"] for line in text.splitlines()]
     assert frames == list(range(len(frames)))
     assert 90_000 < len(text) <= 100_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_full_disk_leaves_whole_rows_of_whole_frames(tmp_path):
+    path = tmp_path / "poses.csv"
+    message = run_with_file_limit(100_000, f"CsvWriter(Path({str(path)!r}), COCO.names)", persons=3)
+    assert "poses.csv cannot be written: File too large; free some space" in message
+    assert path.read_text().endswith("\n")
+    frames = [int(row["frame"]) for row in read_rows(path)]
+    assert frames == sorted(3 * list(range(len(frames) // 3))) and None not in read_rows(path)[-1].values()
+    assert 90_000 < path.stat().st_size <= 100_000
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")

@@ -1,5 +1,6 @@
 """COCO evaluation: real annotation files, images and tiny engines; pycocotools, called plainly, is the judge."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval, Params
 
+import runtime
 from eval.annotations import load_annotations
 from eval.scoring import METRICS, Predictions, coco_metrics, count_found, evaluate, predict
 from runtime.engine import open_engine
@@ -53,6 +55,10 @@ def test_command_equals_pycocotools(coco, tmp_path):
     assert (protocol["images"], protocol["persons"], protocol["poses"]) == (12, 18, 18)
     assert len(protocol["engine_sha256"]) == 64
     assert protocol["versions"]["onnxruntime"] == onnxruntime.__version__
+    assert protocol["versions"]["attention-pose"] == runtime.__version__
+    digests = [hashlib.sha256((coco / "images" / f"{number}.png").read_bytes()).hexdigest()
+               for number in range(12) if number % 4]  # of every fourth image, of nobody, nothing is read
+    assert protocol["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
     assert f"{metrics['AP']:.3f}" in done.stdout
     assert "ms a person" in done.stdout
 
@@ -147,6 +153,8 @@ def test_end_to_end_with_a_detector(tmp_path, monkeypatch, capsys, pose_path, ki
     assert metrics["protocol"]["boxes"] == str(person_path)
     assert metrics["protocol"]["detector_recall"] == pytest.approx(0.6)
     assert metrics["protocol"]["detector_threshold"] == 0.05
+    assert metrics["protocol"]["box_nms"] == ("in the engine" if kind == "kept" else 0.6)
+    assert (metrics["protocol"]["backend"], metrics["protocol"]["detector_backend"]) == ("onnxruntime",) * 2
     assert metrics["protocol"]["images"] == 6
     assert metrics["protocol"]["poses"] >= 4  # raw: what NMS leaves
     expected = plain_stats(tmp_path / "data" / "annotations.json", tmp_path / "data" / "out" / "keypoints.json",

@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO as CocoIndex
@@ -16,7 +18,7 @@ from eval.bootstrap import differences, draw_weights, figures, interval, matches
 from eval.scoring import METRICS, coco_metrics, evaluated
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
-from tests.coco_data import ROOT
+from tests.coco_data import ROOT, run_main
 
 
 def guesses(annotations, seed, error=5.0):
@@ -42,7 +44,8 @@ def write_run(folder, results, annotations, path, **changes):
                 "decoding": "dark", "annotations": str(path), "images": len(annotations.images), "threads": 1,
                 "annotations_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "images_in_file": annotations.images_in_file, "persons": annotations.person_count,
-                "poses": len(results), "ms_per_person": 5.0, "versions": {"numpy": "2"}, "date": "2026-01-01"}
+                "images_sha256": "d" * 64, "poses": len(results), "ms_per_person": 5.0,
+                "versions": {"numpy": "2"}, "date": "2026-01-01"}
     folder.mkdir()
     (folder / "keypoints.json").write_text(json.dumps(results))
     metrics = {**coco_metrics(annotations, results), "protocol": {**protocol, **changes}}
@@ -194,6 +197,7 @@ def test_other_protocols_are_refused_naming_every_difference(coco, truth, tmp_pa
         ({"images": 3}, "images: 12 / 3"),
         ({"detector_threshold": 0.1}, "detector_threshold: none / 0.1"),
         ({"a_key_of_tomorrow": 1}, "a_key_of_tomorrow: none / 1"),
+        ({"images_sha256": "e" * 64}, "images_sha256: dddddddddddd / eeeeeeeeeeee"),
     ],
 )
 def test_each_thing_that_changes_the_measure_counts(coco, truth, tmp_path, changes, named):
@@ -211,6 +215,17 @@ def test_the_same_detector_at_another_place_is_the_same():
     assert protocol_differences(first, second) == []
     assert protocol_differences(first, {**second, "detector_sha256": "e" * 64}) == [
         "detector_sha256: dddddddddddd / eeeeeeeeeeee"]
+
+
+def change_poses(folder, change):
+    results = json.loads((folder / "keypoints.json").read_text())
+    (folder / "keypoints.json").write_text(json.dumps([{**pose, "keypoints": change(pose)} for pose in results]))
+
+
+def change_field(folder, **fields):
+    results = json.loads((folder / "keypoints.json").read_text())
+    results[3:5] = [{**pose, **fields} for pose in results[3:5]]
+    (folder / "keypoints.json").write_text(json.dumps(results))
 
 
 def break_results(folder, truth):
@@ -233,6 +248,13 @@ def break_images(folder, truth):
         (lambda folder, truth: (folder / "metrics.json").write_text('{"AP": 0.5}'), "has no protocol"),
         (lambda folder, truth: (folder / "metrics.json").write_text('{"AP": NaN, "protocol": {}}'), "AP = nan"),
         (lambda folder, truth: (folder / "keypoints.json").write_text("[1]"), "no list of poses"),
+        (lambda folder, truth: change_poses(folder, lambda pose: pose["keypoints"][:48]),
+         r"(\d+) of \1 poses are not the 17 keypoints, .*annotations.json \(the first has 48 values\)"),
+        (lambda folder, truth: change_poses(folder, lambda pose: ["x"] * 51), "are not the 17 keypoints"),
+        (lambda folder, truth: change_poses(folder, lambda pose: None), "are not the 17 keypoints"),
+        (lambda folder, truth: change_field(folder, score=float("nan")),
+         r"score of 2 of \d+ poses is no finite number .*nan"),
+        (lambda folder, truth: change_field(folder, image_id=[1]), r"image_id of 2 of \d+ poses is no whole number"),
         (break_results, "the files are of different runs"),
         (break_images, "poses on 1 images that are not in"),
     ],
@@ -243,6 +265,30 @@ def test_broken_folders_are_named(two_runs, truth, change, message):
     with pytest.raises(BadInput, match=message) as caught:
         annotations_of(read_run(two_runs[0]))
     assert "\n" not in str(caught.value)
+
+
+def test_runs_of_other_keypoints_end_in_one_line(two_runs):
+    change_poses(two_runs[1], lambda pose: pose["keypoints"][:48])
+    for more in ([], ["--anyway"]):
+        done = compare(*two_runs, *more)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "second/keypoints.json: " in done.stderr and "are not the 17 keypoints" in done.stderr
+
+
+def test_other_pictures_under_the_same_names_are_refused(coco, tmp_path, monkeypatch):
+    shutil.copytree(coco / "images", tmp_path / "images")
+    options = ["--engine", coco / "coco.onnx", "--annotations", coco / "annotations.json", "--images",
+               tmp_path / "images"]
+    run_main(monkeypatch, *options, "--out", tmp_path / "first")
+    picture = cv2.imread(str(tmp_path / "images" / "5.png"))
+    cv2.imwrite(str(tmp_path / "images" / "5.png"), picture // 2)
+    run_main(monkeypatch, *options, "--out", tmp_path / "second")
+    picture[0, 0] = 9  # of an image of nobody, which is not read
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), picture)
+    run_main(monkeypatch, *options, "--out", tmp_path / "third", "--workers", 2)
+    done = compare(tmp_path / "first", tmp_path / "second")
+    assert done.returncode == 2 and "images_sha256: " in done.stderr and done.stderr.count("\n") == 1
+    assert compare(tmp_path / "second", tmp_path / "third", "--resamples", 20).returncode == 0
 
 
 def test_other_annotations_are_refused(two_runs, coco, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eval.annotations import load_annotations
+from eval.compare import read_run
 from eval.detections import load_detections
 from eval.scoring import METRICS, Predictions, predict
 from runtime.detect import PersonDetector
@@ -206,7 +207,11 @@ def test_a_test_set_gives_what_the_server_takes(coco, tmp_path):
     assert "is a test set: no AP here; 18 poses of 12 images" in done.stdout
     assert f"{name}.zip: upload it to COCO's keypoint evaluation, https://cocodataset.org/#upload" in done.stdout
     assert "lacks" not in done.stdout
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"keypoints.json", f"{name}.zip"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"keypoints.json", "metrics.json", f"{name}.zip"}
+    assert set(read_metrics(tmp_path / "out")) == {"protocol"}  # and no AP
+    with pytest.raises(BadInput, match="metrics.json is of a test set, which has no AP here"):
+        read_run(tmp_path / "out")
+    assert len(read_metrics(tmp_path / "out")["protocol"]["images_sha256"]) == 64
     with zipfile.ZipFile(tmp_path / "out" / f"{name}.zip") as archive:
         assert archive.namelist() == [f"{name}.json"]
         uploaded = json.loads(archive.read(f"{name}.json"))
@@ -329,6 +334,23 @@ def test_a_snapshot_is_measured_as_training_measures_it(coco, run_folder, monkey
         keypoints[epoch] = found.results[0]["keypoints"]
     np.testing.assert_allclose(result["keypoints"], keypoints[1], atol=0.02)
     assert np.abs(np.subtract(result["keypoints"], keypoints[2])).max() > 1
+
+
+def test_a_snapshot_in_two_workers_gives_what_it_gives_in_one(coco, run_folder, tmp_path, monkeypatch):
+    from train.checkpoint import load_snapshot
+    from train.network_engine import NetworkEngine
+    run_main(monkeypatch, "--checkpoint", run_folder, "--epoch", 1, "--gpu", "cpu", "--workers", 2, "--images",
+             coco / "images", "--annotations", coco / "annotations.json", "--limit", 3, "--out", tmp_path)
+    network, config, _ = load_snapshot(run_folder, 1)
+    found = Predictions()
+    predict(PoseEstimator(NetworkEngine(network, config)), load_annotations(coco / "annotations.json", limit=3),
+            coco / "images", found)
+    results = json.loads((tmp_path / "keypoints.json").read_text())
+    assert [result["image_id"] for result in results] == [101, 102, 102]  # one image each
+    for ours, wanted in zip(results, found.results, strict=True):
+        np.testing.assert_allclose(ours["keypoints"], wanted["keypoints"], atol=0.02)
+    protocol = read_metrics(tmp_path)["protocol"]
+    assert (protocol["workers"], protocol["backend"], protocol["precision"]) == (2, "keras", "float32")
 
 
 def test_snapshots_that_are_not_there(coco, run_folder, tmp_path, monkeypatch):

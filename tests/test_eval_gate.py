@@ -107,6 +107,27 @@ def test_missing_figures_are_bad_input_never_a_pass(tmp_path, name, message):
             check_thresholds(metrics, [(name, rule, threshold)])
 
 
+PCKH = {"0.5": {"Head": 90.0, "Wrist": None, "Mean": 81.5}, "0.1": {"Mean": 20.0}, "persons": 17}
+
+
+def test_pckh_is_gated_by_share_and_part(tmp_path):
+    metrics = write_metrics(tmp_path, {"PCKh": PCKH})
+    thresholds = write_thresholds(tmp_path, '[minimum]\n"PCKh@0.5" = 81.5\n"PCKh@0.5 Head" = 91\n"PCKh@0.1" = 15')
+    done = gate("--metrics", metrics, "--thresholds", thresholds)
+    assert done.returncode == 1, done.stderr
+    [failed] = [line for line in done.stdout.splitlines() if "FAILED" in line]
+    assert failed.split()[:2] == ["PCKh@0.5", "Head"] and "1 of 3 gates failed" in done.stdout
+    with pytest.raises(BadInput, match="has no PCKh@0.5 Wrist, as nobody has it labelled"):
+        check_thresholds(metrics, [("PCKh@0.5 Wrist", "minimum", -1.0)])
+    with pytest.raises(BadInput, match="unknown figure 'PCKh@0.3'; .*PCKh@0.1, PCKh@0.5, PCKh@0.5 Head"):
+        check_thresholds(metrics, [("PCKh@0.3", "minimum", -1.0)])
+    (tmp_path / "coco").mkdir()
+    with pytest.raises(BadInput, match="has no PCKh@0.5; run eval.coco with MPII's engine and annotated boxes"):
+        check_thresholds(write_metrics(tmp_path / "coco"), [("PCKh@0.5", "minimum", -1.0)])
+    worse = write_metrics(tmp_path / "worse", {"PCKh": {**PCKH, "0.5": {"Mean": 81.0}}})
+    assert [item.holds for item in check_loss(worse, metrics, 0.4, ["PCKh@0.5", "PCKh@0.1"])] == [False, True]
+
+
 def test_bad_input_is_exit_code_2(tmp_path):
     thresholds = write_thresholds(tmp_path, "[minimum]\nAP = 0.3")
     missing = gate("--metrics", tmp_path / "none.json", "--thresholds", thresholds)

@@ -140,7 +140,8 @@ def test_found_boxes_give_no_pckh_but_the_mat(mpii, tmp_path, monkeypatch):
     run_main(monkeypatch, *where, "--annotations", mpii / "train.json", "--out", tmp_path / "out")
     assert "PCKh" not in read_metrics(tmp_path / "out")
     run_main(monkeypatch, *where, "--annotations", tmp_path / "test.json", "--out", tmp_path / "test")
-    assert {path.name for path in (tmp_path / "test").iterdir()} == {"keypoints.json", "result.mat"}
+    assert {path.name for path in (tmp_path / "test").iterdir()} == {"keypoints.json", "metrics.json",
+                                                                  "result.mat"}
     assert (tmp_path / "test/keypoints.json").read_bytes() == (tmp_path / "out/keypoints.json").read_bytes()
 
 

@@ -1,5 +1,6 @@
 """Evaluations that are stopped and gone on with, or shared out to processes, end as one that did it in one go."""
 
+import hashlib
 import json
 import os
 import signal
@@ -192,14 +193,41 @@ def test_other_files_are_refused_and_other_places_of_the_same_are_not(coco, stop
         run_main(monkeypatch, *words({**stopped, "--detections": found}, "--continue"))
     picture = tmp_path / "images" / "1.png"
     good = picture.read_bytes()
-    picture.write_bytes(good + b"more")
-    with pytest.raises(BadInput, match=rf"1.png in .*images has {len(good) + 4} bytes but had {len(good)} when it was"):
+    picture.write_bytes(good[:-1] + b"!")  # as large as before
+    with pytest.raises(BadInput, match=r"1.png in .*images is not the picture that was evaluated \(SHA-256 "):
         run_main(monkeypatch, *words(stopped, "--continue"))
     picture.write_bytes(good)
     engine = tmp_path / "elsewhere.onnx"
     engine.write_bytes((coco / "coco.onnx").read_bytes())
     run_main(monkeypatch, *words({**stopped, "--engine": engine}, "--continue"))
     assert read_metrics(tmp_path / "out")["protocol"]["engine"] == str(engine)
+
+
+def test_a_finished_run_is_left_as_it_is(stopped, tmp_path, monkeypatch, capsys):
+    run_main(monkeypatch, *words(stopped, "--continue"))
+    out = tmp_path / "out"
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    capsys.readouterr()
+    assert not run_main(monkeypatch, *words(stopped, "--continue"))  # exit code 0
+    date = read_metrics(out)["protocol"]["date"]
+    assert capsys.readouterr().out == (f"the run in {out} was finished on {date}, with 18 poses: nothing to do; leave "
+                                       "--continue out to measure anew\n")
+    with pytest.raises(BadInput, match="metrics.json is of a run that measured something else .*flip_test: False / "):
+        run_main(monkeypatch, *words(stopped, "--continue", "--flip-test"))
+    picture = tmp_path / "images" / "7.png"
+    good = picture.read_bytes()
+    picture.write_bytes(good + b"more")
+    with pytest.raises(BadInput, match="images_sha256: [0-9a-f]{12} / [0-9a-f]{12}"):
+        run_main(monkeypatch, *words(stopped, "--continue"))
+    picture.write_bytes(good)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == files
+    (out / "metrics.json").write_text("[]")
+    with pytest.raises(BadInput, match="metrics.json is no metrics.json of an evaluation"):
+        run_main(monkeypatch, *words(stopped, "--continue"))
+    (out / "metrics.json").unlink()  # as of a run that was stopped long ago, and whose journal somebody removed
+    run_main(monkeypatch, *words(stopped, "--continue"))
+    assert f"nothing to continue in {out}: starting from the beginning" in capsys.readouterr().out
+    assert without_times(out)[0] == files[out / "keypoints.json"][0]
 
 
 def test_a_damaged_journal_is_named(stopped, tmp_path, monkeypatch):
@@ -273,7 +301,7 @@ def test_what_a_journal_holds_comes_back_bit_for_bit(tmp_path, shape):
     generator = np.random.default_rng(0)
     poses = Poses(generator.normal(0, 100, (shape[0], 4)).astype(np.float32),
                   generator.random(shape[0]).astype(np.float32), generator.normal(0, 1, (*shape, 3)).astype(np.float32))
-    image = ImagePoses("a/1", 7, poses, generator.random(shape[0]), 2, 1, 0.125, 0.1, 99)
+    image = ImagePoses("a/1", 7, poses, generator.random(shape[0]), 2, 1, 0.125, 0.1, "9" * 64)
     journal = Journal(tmp_path / "journal.jsonl", {"flip_test": True})
     journal.append(image)
     journal.append(image)
@@ -286,6 +314,7 @@ def test_what_a_journal_holds_comes_back_bit_for_bit(tmp_path, shape):
             np.testing.assert_array_equal(there, here)
     predictions = Predictions(journal)
     assert (predictions.images, predictions.persons, predictions.suppressed) == (2, 2 * shape[0], 4)
+    assert predictions.images_sha256 == hashlib.sha256(b"9" * 128).hexdigest()
     write_results(tmp_path / "keypoints.json", predictions)
     write_json(tmp_path / "plain.json", predictions.results)
     assert (tmp_path / "keypoints.json").read_bytes() == (tmp_path / "plain.json").read_bytes()

@@ -2,6 +2,9 @@
 
 import contextlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,8 +13,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import BadInput
-from runtime.frames import hide_secrets, natural_order, open_source
-from tests.conftest import figure, index_first, write_clip
+from runtime.frames import PipedVideo, hide_secrets, natural_order, open_source
+from tests.conftest import ROOT, figure, index_first, write_clip
 
 
 def test_every_frame_of_a_file_in_order(tmp_path):
@@ -106,6 +109,9 @@ def test_folders_without_images(tmp_path):
 @pytest.mark.parametrize(("url", "shown"), [
     ("rtsp://user:secret@camera.local:554/live?token=abc", "rtsp://camera.local:554/live"),
     ("http://host/clip.mp4", "http://host/clip.mp4"),
+    ("rtsp://user:pa/ss@host/live", "rtsp://host/live"),
+    ("rtsp://user:p#a?s/s@@host:554/live", "rtsp://host:554/live"),
+    ("http://[broken/live?key=secret", "http://[broken/live"),
 ])
 def test_secrets_of_a_url_are_hidden(url, shown):
     assert hide_secrets(url) == shown
@@ -152,14 +158,18 @@ def send_file(path):
     return answer
 
 
-def send_camera(frames, fps):
-    """A network camera: JPEGs in a multipart stream, the index as the picture's grey value."""
+def send_camera(frames, fps, size=(64, 48), silent=0.0):
+    """A network camera: JPEGs in a multipart stream, the index as the picture's grey value.
+
+    silent: seconds for which nothing comes, after half of the frames.
+    """
     def answer(handler):
         handler.send_response(200)
         handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         handler.end_headers()
         for index in range(frames):
-            picture = cv2.imencode(".jpg", np.full((48, 64, 3), index % 256, np.uint8))[1].tobytes()
+            time.sleep(silent * (index == frames // 2))
+            picture = cv2.imencode(".jpg", np.full((size[1], size[0], 3), index % 256, np.uint8))[1].tobytes()
             handler.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n"
                                 % (len(picture), picture))
             time.sleep(1 / fps)
@@ -190,6 +200,48 @@ def test_live_stream_is_told_from_a_file_and_its_end_is_an_error():
     assert len(frames) > 30
     assert frames[0].time == 0
     assert 0.3 < frames[-1].time < 5
+
+
+def read_from_pipe(path, seconds=20):
+    """What a process sees that opens stdin as a source, with the file's content piped in and the pipe left open."""
+    script = ("import sys\nfrom runtime.frames import open_source\nsource = open_source(video='-')\n"
+              "print(source.label, source.live, source.total)\n"
+              "for frame in source: print(frame.index, round(frame.time, 2), frame.image.shape)")
+    return subprocess.run([sys.executable, "-c", script], input=path.read_bytes(), capture_output=True, timeout=seconds,
+                          cwd=ROOT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_a_video_through_a_pipe_loses_no_frame(tmp_path):
+    done = read_from_pipe(write_clip(tmp_path / "clip.mkv", frames=40, fps=10))
+    assert done.returncode == 0, done.stderr
+    first, *frames = done.stdout.decode().splitlines()
+    assert first.startswith("stdin False")
+    assert frames == [f"{index} {round(index / 10, 2)} (192, 320, 3)" for index in range(40)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+@pytest.mark.parametrize("content", [b"", b"no video " * 1000])
+def test_a_pipe_without_video_says_so(tmp_path, content):
+    (tmp_path / "garbage").write_bytes(content)
+    done = read_from_pipe(tmp_path / "garbage")
+    assert b"BadInput: what comes on stdin is no video" in done.stderr and done.stdout == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_a_pipe_whose_sender_waits_can_be_stopped(tmp_path):
+    content = write_clip(tmp_path / "clip.mkv", frames=40).read_bytes()
+    inner, outer = os.pipe()
+    with open(inner, "rb") as file, open(outer, "wb", buffering=0) as sender:
+        threading.Thread(target=sender.write, args=(content[:-2000],), daemon=True).start()
+        source = PipedVideo(file)
+        frames = iter(source)
+        assert next(frames).index == 0
+        stopping = threading.Timer(0.3, source.stop)
+        stopping.start()
+        assert 10 < len(list(frames)) < 40  # it would wait for the rest
+        stopping.join()
+        source.close()
 
 
 def test_a_trimmed_file_ends_where_its_edit_list_says(tmp_path):

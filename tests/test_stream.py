@@ -1,11 +1,14 @@
 """The command, as a process of its own: what it writes, says and returns."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -13,9 +16,10 @@ import numpy as np
 import pytest
 
 from runtime.errors import BadInput
-from runtime.stream import check_interval
+from runtime.options import check_interval
 from tests.conftest import count_frames, figure, index_first, write_clip
 from tests.test_frames import send_camera, served
+from tests.test_reconnect import in_turn
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "runtime.stream"]
@@ -50,7 +54,7 @@ def test_video_to_video_and_json_lines(tmp_path, engines):
     for line in lines:
         _, box, dots = figure(line["frame"])
         [person] = line["persons"]
-        assert person["id"] == 1 and line["version"] == 2
+        assert person["id"] == 1 and line["version"] == 3
         assert line["events"] == ([{"kind": "enter", "id": 1}] if line["frame"] == 0 else [])
         np.testing.assert_allclose(person["box"], box, atol=2)
         np.testing.assert_allclose(np.array(person["keypoints"])[:, :2], dots, atol=1.5)
@@ -60,7 +64,7 @@ def test_video_to_video_and_json_lines(tmp_path, engines):
     assert table["frames"] == table["persons"] == ["25"]
     assert table["tracks"] == ["1"] and "detected on" not in table
     assert float(table["FPS"][0]) > 1
-    for stage in ("capture", "detect", "pose", "track", "draw, write", "whole way"):
+    for stage in ("capture", "detect", "pose", "track", "draw, write", "age"):
         p50, p99 = map(float, table[stage])
         assert 0 <= p50 <= p99
     assert "25/25" in ended.stderr
@@ -90,6 +94,150 @@ def test_options_of_tracking(tmp_path, engines):
     last_dot = [people[-1]["keypoints"][0][0] for people in (steadier, found, untracked)]
     assert last_dot[0] < last_dot[1] - 10  # hardly any smoothing lags so; the walker is on its way to the right
     assert last_dot[1] == last_dot[2]
+
+
+def table_of(ended):
+    return {line[:12].strip(): line[12:].split() for line in ended.stdout.splitlines()}
+
+
+def test_several_sources_of_different_kinds(tmp_path, engines):
+    """Two clips and a folder: each has its own drawn output, its own persons and its own frames in the common lines."""
+    clips = [write_clip(tmp_path / f"clip{number}.mp4", frames=frames) for number, frames in enumerate((12, 5))]
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), figure(index)[0])
+    ended = stream("--video", clips[0], "--images", tmp_path / "photos", "--video", clips[1], *engines,
+                   "--out", "drawn.mp4", "--jsonl", "poses.jsonl", "--csv", "poses.csv", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    counts = [12, 3, 5]
+    assert [count_frames(tmp_path / f"drawn_{number}.mp4") for number in range(3)] == counts
+    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+    for source, count in enumerate(counts):
+        of_source = [line for line in lines if line["source"] == source]
+        assert [line["frame"] for line in of_source] == list(range(count))
+        for line in of_source:
+            [person] = line["persons"]
+            assert person["id"] == (None if source == 1 else 1)
+            np.testing.assert_allclose(person["box"], figure(line["frame"])[1], atol=2)
+    assert len((tmp_path / "poses.csv").read_text().splitlines()) == 1 + 20
+    table = table_of(ended)
+    assert table["frames"] == table["persons"] == ["20"] and table["tracks"] == ["2"]
+    assert table["source 1"] == ["3", "of", str(tmp_path / "photos")]
+    assert "20/20" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_video_from_a_pipe(tmp_path, engines):
+    clip = write_clip(tmp_path / "clip.mkv", frames=20)
+    ended = subprocess.run([*COMMAND, "--video", "-", "--jsonl", "poses.jsonl", *engines], cwd=tmp_path, timeout=100,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)}, input=clip.read_bytes(), capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "poses.jsonl").read_text().count('"id": 1') == 20 + 1  # in 20 frames, and when it entered
+
+
+def wait_for(running, path, enough, seconds=60):
+    """Until the lines of a file are enough."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = [json.loads(line) for line in (path.read_text() if path.exists() else "").splitlines()
+                 if line.endswith("}")]
+        if enough(lines):
+            return lines
+        if running.poll() is not None or time.monotonic() > deadline:
+            running.kill()
+            pytest.fail(f"not enough in {path.name}: {running.communicate()}")
+        time.sleep(0.05)
+
+
+def start(tmp_path, *arguments):
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_a_camera_that_comes_back_and_one_that_never_came(tmp_path, engines):
+    """The first dies and is back after a second, with larger pictures; the second does not answer. Ctrl-C ends it."""
+    answers = in_turn(send_camera(frames=40, fps=50), send_camera(frames=4000, fps=50, size=(96, 80)))
+    with served(answers) as address:
+        url = address.replace("http://", "http://admin:secret@") + "/live?token=secret"
+        running = start(tmp_path, "--video", url, "--video", "rtsp://admin:secret@127.0.0.1:1/live", "--jsonl",
+                        "poses.jsonl", "--out", "drawn.mp4", *engines)
+        wait_for(running, tmp_path / "poses.jsonl", lambda lines: [
+            line["state"] for line in lines if line["source"] == 0][-10:] == ["live"] * 10
+            and any(line["frame"] is None and line["state"] == "live" for line in lines))
+        running.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        output, errors = running.communicate(timeout=30)
+        assert time.monotonic() - asked < 10
+    assert running.returncode == 130, errors
+    assert "Traceback" not in errors and "secret" not in errors + output + (tmp_path / "poses.jsonl").read_text()
+    assert "rtsp://127.0.0.1:1/live does not open" in errors and "the others go on without it" in errors
+    assert "lost: " in errors and "tried again in 1 s" in errors
+    assert "live: " in errors and "now 96x80 pixels, 64x48 before" in errors
+    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
+    states = [line["state"] for line in lines if line["source"] == 0]
+    assert [state for state, _ in itertools.groupby(states)] == ["live", "lost", "live"]
+    assert {line["state"] for line in lines if line["source"] == 1} == {"lost"}
+    assert count_frames(tmp_path / "drawn_0.mp4") > 40 and not (tmp_path / "drawn_1.mp4").exists()
+    assert output.splitlines()[-1].startswith("age ") and "lost                2 times" in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("moment", ["silent", "opening"])
+def test_ctrl_c_does_not_wait_for_a_silent_camera(tmp_path, engines, moment):
+    connected, over = threading.Event(), threading.Event()
+
+    def answer(handler):
+        connected.set()
+        if moment == "silent":
+            send_camera(frames=30, fps=50)(handler)
+        over.wait(60)
+
+    with served(answer) as address:
+        running = start(tmp_path, "--video", f"{address}/live", "--jsonl", "poses.jsonl", *engines)
+        if moment == "silent":
+            wait_for(running, tmp_path / "poses.jsonl", lambda lines: lines and lines[-1]["state"] == "stale")
+        assert connected.wait(60)
+        running.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        _, errors = running.communicate(timeout=30)
+        took = time.monotonic() - asked
+        over.set()
+    assert running.returncode == 130 and "Traceback" not in errors, errors
+    assert took < 5
+
+
+def test_a_camera_on_the_page(tmp_path, engines):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    with served(send_camera(frames=4000, fps=50)) as address:
+        running = start(tmp_path, "--video", f"{address}/live", "--serve", "0", "--jsonl", "poses.jsonl", *engines)
+        page = next(line for line in running.stderr if line.startswith("page: ")).split()[1]
+        wait_for(running, tmp_path / "poses.jsonl", lambda lines: len(lines) > 5)
+        with urllib.request.urlopen(f"{page}healthz", timeout=10) as answer:
+            assert answer.status == 200
+        with urllib.request.urlopen(f"{page}picture/0.jpg", timeout=10) as answer:
+            assert answer.headers["content-type"] == "image/jpeg"
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130 and "Traceback" not in errors, errors
+
+
+def test_no_reconnect_makes_a_break_an_error(tmp_path, engines):
+    with served(send_camera(frames=40, fps=50)) as address:
+        ended = stream("--video", f"{address}/live", "--no-reconnect", "--out", tmp_path / "drawn.mp4", *engines)
+    assert "/live stopped after" in error_of(ended)
+    assert count_frames(tmp_path / "drawn.mp4") > 10
+
+
+def test_an_age_that_cannot_be_held(tmp_path, engines):
+    """A tenth of a millisecond is less than any engine takes: something is given up, and the table says so."""
+    with served(send_camera(frames=150, fps=50)) as address:
+        ended = stream("--video", f"{address}/live", "--no-reconnect", "--max-age", "0.1ms", *engines)
+    assert "stopped after" in error_of(ended)
+    assert "ms, budget 0.1 ms: gives up 1 of 2 detections" in ended.stderr
+    table = table_of(ended)
+    assert table["budget"][:5] == ["0.1", "ms,", "held", "by", "0.0%"]
+    assert table["gave up"][0] == "detections"
 
 
 def test_drawn_video_shows_the_skeleton(tmp_path, engines):
@@ -186,6 +334,12 @@ def test_full_disk_keeps_the_video(tmp_path, engines):
     (["--video", "clip.mp4", "--detect-every", "0"], "--detect-every 0 is less than 1"),
     (["--video", "clip.mp4", "--smooth", "0", "1"], "--smooth 0 1: the cutoff must be above 0"),
     (["--video", "clip.mp4", "--no-track", "--report", "jitter"], "--report needs persons that are tracked"),
+    (["--video", "clip.mp4", "--video", "-", "--video", "-"], "--video - was given twice, but there is one stdin"),
+    (["--video", "clip.mp4", "--video", "gone.mp4"], "video gone.mp4 does not exist"),
+    (["--video", "clip.mp4", "--images", ".", "--out", "clip.mp4", "--csv", "clip_1.mp4"], "is also the --out"),
+    (["--video", "clip.mp4", "--max-age", "80"], "--max-age 80 is no time: give a number above 0 with its unit"),
+    (["--video", "clip.mp4", "--max-age", "80ms"], "--max-age holds the age of live frames"),
+    (["--video", "clip.mp4", "--pose", "a.onnx"], "2 --pose engines are for --max-age to choose from"),
     (["--images", ".", "--detect-every", "auto"], "--detect-every needs persons that are tracked, which --images"),
     (["--video", "clip.mp4", "--detector", "gone.onnx"], "engine gone.onnx does not exist"),
     (["--video", "clip.mp4", "--detector", "clip.mp4"], "clip.mp4 is not an engine"),
