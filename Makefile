@@ -7,6 +7,7 @@
 # make bench                       how fast training data load, beside a plain loop   (CONFIG=…)
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make gpu-check                   the CUDA NMS kernel on this GPU, against torchvision
+# make trt-check                   TensorRT engines of the bundled networks, checked and timed on this GPU
 # make models                      train and export both bundled engines, as they were made
 # CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
 #
@@ -31,7 +32,7 @@ DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo doctor dev test lint data scoreboard bench gpu-check train export models
+.PHONY: help demo doctor dev test lint data scoreboard bench gpu-check trt-check train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -72,6 +73,11 @@ scoreboard: .venv-dev/installed
 # On a machine with a CUDA GPU and nvcc, with a Python that has PyTorch; nothing is installed.
 gpu-check:
 	@$(PYTHON) -m export.gpu_check
+
+# On a machine with a CUDA GPU and TensorRT (pip install -e '.[tensorrt]' into .venv-dev); ANNOTATIONS and IMAGES for AP.
+trt-check: .venv-dev/installed
+	@$(DEV) -m export.trt_check --data $(PEOPLE) \
+	  $(if $(wildcard $(ANNOTATIONS)),--annotations $(ANNOTATIONS) --images $(IMAGES))
 
 bench: .venv-dev/installed
 	$(DEV) -m train.bench_input --config $(CONFIG) --packed $(foreach item,$(SET),--set '$(item)')

@@ -41,7 +41,6 @@ from eval.boxes import box_figures
 from eval.coco import rendered_people
 from eval.options import DETECTOR_THRESHOLD
 from eval.precision import precision_of
-from eval.report import sha256
 from eval.scoring import FOUND_IOU, FOUND_SCORE, evaluate, images_to_read, person_boxes
 from eval.subject import check_schema
 from runtime.backends import installed_backends, library_of
@@ -51,6 +50,7 @@ from runtime.doctor import cpu_name
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
 from runtime.pose import PoseEstimator
+from runtime.sidecar import sha256
 from runtime.write import write_json
 
 INPUTS = 32  # different items that an engine is timed on

@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: its files, its pictures, its protocol and its table."""
 
-import hashlib
 import re
 import tempfile
 import zipfile
@@ -20,7 +19,7 @@ from runtime.backends import library_of
 from runtime.draw import draw_poses
 from runtime.errors import BadInput
 from runtime.nms import IOU_THRESHOLD
-from runtime.sidecar import LIBRARIES, read_sidecar
+from runtime.sidecar import LIBRARIES, read_sidecar, sha256
 from runtime.tensorrt_backend import SUFFIXES
 from runtime.write import whole_file
 
@@ -162,10 +161,6 @@ def describe_outcome(arguments, annotations, predictions):
     if arguments.detector is not None:
         outcome["detector_ms_per_frame"] = 1000 * predictions.detect_seconds / max(predictions.images, 1)
     return outcome
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def summary(metrics, protocol, predictions):

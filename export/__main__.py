@@ -5,14 +5,15 @@
 
 A pose run gives pose.onnx; a person run gives person.onnx, with non-maximum suppression in its graph, and
 person_raw.onnx, all boxes and scores, for backends that do it themselves. Beside them lie the network's weights,
-kernels as float16, to train on from.
+kernels as float16, to train on from. Where TensorRT and a GPU are, pose.trt or person.trt in FP16 comes as well
+(`export.tensorrt_engine`).
 """
 
 import argparse
 import os
 from pathlib import Path
 
-from runtime.errors import run_command
+from runtime.errors import BadInput, run_command
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -41,6 +42,20 @@ def main():
     weights = out / f"{config.task}.weights.h5"
     shrink_weights(snapshot_path(run, epoch), weights)
     print(f"{weights}  {weights.stat().st_size / 1e6:.1f} MB, to train on from (init_weights)")
+    build_tensorrt(out / f"{config.task}.onnx", config)
+
+
+def build_tensorrt(engine, config):
+    """A TensorRT engine of an .onnx one, in FP16; a line on why there is none where this machine cannot build it."""
+    from runtime.tensorrt_backend import this_machine
+    try:
+        this_machine("TensorRT")
+    except BadInput as error:
+        print(f"no {engine.stem}.trt: {error}")
+        return
+    from export.tensorrt_engine import main as build
+    build(["--engine", str(engine), "--out", str(engine.with_suffix(".trt")), "--config", f"configs/{config.task}.toml",
+           "--set", f"data={config.data}", "--set", f"keypoints={config.keypoints}"])
 
 
 if __name__ == "__main__":

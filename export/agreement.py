@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from eval.bench import accuracy
+from eval.gate import Gate
 from export.verify import ExportError, undecided
 from runtime.detect import PersonDetector
 from runtime.nms import box_iou, keypoint_similarity
@@ -80,11 +81,15 @@ def check_agreement(engine, reference, inputs, precision, data=None, largest=LAR
     ap, wanted_ap = (accuracy(one, *data)["AP"] if data else None for one in (engine, reference))
     found = Agreement(min(likenesses), max(distances), max(scores), batches, ap, wanted_ap)
     limit = TOLERANCES[precision]
-    # Written so that NaN fails.
-    if not (found.likeness >= limit.likeness and found.score <= limit.score
-            and (ap is None or wanted_ap is None or wanted_ap - ap <= limit.ap_loss)):
-        raise ExportError(f"the {precision} engine is not what its ONNX is: {found}; tolerated are {limit.likeness}, "
-                          f"{limit.score} and an AP loss of {limit.ap_loss}. Nothing was exported")
+    gates = [Gate("likeness", found.likeness, "minimum", limit.likeness),
+             Gate("difference of scores", found.score, "maximum", limit.score)]
+    if ap is not None and wanted_ap is not None:
+        gates.append(Gate("AP", ap, "minimum", wanted_ap - limit.ap_loss))
+    failed = [f"{gate.name} {gate.measured:.4g} is beyond the {gate.rule} {gate.threshold:.4g}"
+              for gate in gates if not gate.holds]
+    if failed:
+        raise ExportError(f"the {precision} engine is not what its ONNX is: {'; '.join(failed)} ({found}). Nothing was "
+                          "exported")
     return found
 
 

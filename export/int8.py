@@ -26,6 +26,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from eval import latency
 from eval.annotations import check_images, load_annotations
 from eval.bench import accuracy
+from eval.gate import Gate
 from eval.options import positive
 from eval.subject import Subject, check_schema
 from export.onnx_graph import behind_weights
@@ -74,7 +75,7 @@ def main():
             quantise(ready, inputs, quantised, kept)
             after = accuracy(open_engine(quantised), annotations, arguments.images)["AP"]
             print(f"AP {before:.3f} → {after:.3f}, {len(kept)} activations more left float", flush=True)
-            if before - after <= arguments.loss:
+            if Gate("AP", after, "minimum", before - arguments.loss).holds:
                 break
             if attempt + 1 == ATTEMPTS:
                 raise BadInput(f"INT8 loses {before - after:.3f} AP, more than --loss {arguments.loss:g}; {out} "

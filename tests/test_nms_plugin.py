@@ -8,10 +8,16 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from export.gpu_check import ARGUMENTS, build, find_nvcc, make_cases
+from export.onnx_graph import without_nms
+from export.tensorrt_engine import with_plugin_nms
+from runtime.crop import letterbox
+from runtime.engine import open_engine
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES, box_iou, nms
+from runtime.walkers import render_still
 from tests.conftest import ROOT
 
 SOURCES = ROOT / "export" / "nms_plugin"
@@ -336,3 +342,21 @@ def test_plugin_against_the_headers_of_tensorrt(tmp_path):
     assert "plugin checked with the headers of TensorRT" in run.stdout
     assert "iou_threshold 1.5 (0 to 1)" in run.stderr  # what its user sees of a bad field
     assert "topk" in run.stderr
+
+
+def test_the_node_in_the_detector_keeps_what_the_engine_with_nms_keeps(cpu, tmp_path):
+    """The bundled detector on a rendered picture: plugin, by the settings of its node, and NMS in the ONNX."""
+    picture, _ = render_still(3, (640, 480))
+    whole = ROOT / "models" / "person.onnx"
+    raw = without_nms(onnx.load(whole))
+    onnx.save(raw, tmp_path / "raw.onnx")
+    node = with_plugin_nms(raw).graph.node[-1]
+    settings = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute
+                if each.name in ("iou_threshold", "score_threshold", "max_det")}
+    engine = open_engine(tmp_path / "raw.onnx")
+    pixels = letterbox(picture, engine.input_size)[0][None]
+    outputs, kept = engine.run(pixels), open_engine(whole).run(pixels)
+    count, boxes, scores, _ = cpu(outputs["boxes"], outputs["scores"], **settings)
+    assert 0 < count[0] == len(kept["kept_boxes"])
+    np.testing.assert_allclose(boxes[0, :count[0]], kept["kept_boxes"], atol=1e-3)
+    np.testing.assert_allclose(scores[0, :count[0]], kept["kept_scores"], atol=1e-5)

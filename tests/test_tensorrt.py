@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import threading
 
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import tensorrt_engine
+from export import tensorrt_engine, trt_check
 from export.onnx_graph import NMS_SCORE, for_tensorrt, without_nms
 from export.tensorrt_engine import PLUGIN_NODE, with_plugin_nms
 from export.verify import ExportError, real_inputs
@@ -352,6 +353,44 @@ def test_plugins_are_found_or_named(tmp_path, capsys):
         tensorrt_engine.find_plugin(str(tmp_path / "nothing.so"), "person", "TensorRT")
     assert tensorrt_engine.find_plugin("auto", "person", "TensorRT for RTX") is None
     assert "NMS runs outside" in capsys.readouterr().out
+
+
+# make trt-check
+
+
+def test_times_and_boxes_of_two_detectors(tmp_path, cuda, monkeypatch):
+    monkeypatch.setattr(trt_check, "RUNS", 3)
+    monkeypatch.setattr(trt_check, "real_inputs", lambda config: (np.stack([figure(each)[0] for each in range(3)]), ""))
+    made = []
+    for name in ("inside", "outside"):
+        (tmp_path / name).mkdir()
+        kind = "kept" if name == "inside" else "raw"
+        path = engines.person_engine(tmp_path / name / "person.onnx", kind=kind)
+        fix_count(path)
+        made.append(make_engine(tmp_path / name, path, profiles={}))
+    found = trt_check.times(open_engine(made[0]))
+    assert list(found) == [1] and 0 < found[1]["p50"] <= found[1]["p99"]
+    assert trt_check.compare_boxes(*made) == 0
+    monkeypatch.setattr(trt_check, "SURE", 0.95)  # nobody is found, by both
+    assert trt_check.compare_boxes(*made) == 0
+
+
+def fix_count(path):
+    """Fixed sizes, as TensorRT's outputs have them: the rectangle is always there."""
+    model = onnx.load(path)
+    for output in model.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if not dim.dim_value:
+                dim.dim_value = 1 if output.name.startswith("kept") else 2
+    onnx.save(model, path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_trt_check_without_tensorrt_is_one_line():
+    done = subprocess.run([sys.executable, "-m", "export.trt_check"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: TensorRT is not installed: ")
 
 
 # Graphs
