@@ -4,9 +4,9 @@ A contestant is a function source → iterator of (Frame, number of its persons)
 are there.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -155,30 +155,26 @@ class EnginesAlone:
         source: whose frames.
 
     Attributes:
+        inputs: of the person engine and of the pose engine, a list of uint8 arrays each.
         stages: of each turn, the seconds that the detector and the pose engine took.
     """
 
     def __init__(self, detector, pose, source):
         self._engines = detector.engine, pose.engine
-        self._inputs, self._frames = inputs_of(detector, pose, source)
+        self.inputs, self._frames = inputs_of(detector, pose, source)
         self.stages: list[tuple[float, float]] = []
 
     def run(self, source):
         """The source is left alone; all frames come in the end."""
-        seconds = [0.0, 0.0]
-
-        def work(number):
+        def work(engine, inputs):
             start = time.perf_counter()
-            for batch in self._inputs[number]:
-                self._engines[number].run(batch)
-            seconds[number] = time.perf_counter() - start
+            for batch in inputs:
+                engine.run(batch)
+            return time.perf_counter() - start
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(self._engines))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.stages.append((seconds[0], seconds[1]))
+        with ThreadPoolExecutor(2) as threads:
+            detect, estimate = threads.map(work, self._engines, self.inputs)
+        self.stages.append((detect, estimate))
         yield from self._frames
 
 

@@ -10,19 +10,20 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from runtime.engine import open_engine
 from runtime.errors import BadInput
 
-LONGEST_HEAD = {"Transpose", "Cast"}  # what an engine's graph begins with: pixels → planes of floats
+HEAD = ["Cast", "Transpose"]  # what our graphs begin with, in either order: pixels → floats, rows → planes
 
 
 def open_peer(detector, pose, folder, threads=None):
     """rtmlib's `Custom` of its YOLOX and ViTPose classes, which run any detector with NMS and any heatmaps.
 
-    Its own normalisation is switched off, which is in our graphs: that spares it time. Its ViTPose class decodes by DARK
-    too, and takes one person after the other. Where it finds nobody it poses the whole frame, as one person.
+    Its own normalisation, which is in our graphs, is switched off: that spares it time. Its ViTPose class decodes by
+    DARK too, and takes one person after the other. Where it finds nobody it poses the whole frame, as one person.
 
     Args:
         detector, pose: paths of our engines, .onnx.
@@ -71,6 +72,8 @@ def _write_copy(path, target, engine):
     except ModuleNotFoundError as error:
         raise BadInput("onnx is not installed: pip install onnx") from error
     wanted = {"person": {"kept_boxes", "kept_scores"}, "pose": {"heatmaps"}}[engine.kind]
+    if Path(path).suffix.lower() != ".onnx":
+        raise BadInput(f"{path} is no .onnx file, of which the peer's copy could be made: give one")
     if set(engine.outputs) != wanted:
         raise BadInput(f"{path} has the outputs {', '.join(engine.outputs)}, where the peer's classes can take "
                        f"{' and '.join(sorted(wanted))} only: export such an engine")
@@ -85,11 +88,11 @@ def _write_copy(path, target, engine):
 def _cut_head(onnx, graph, path, engine):
     """Begin the graph where the pixels are planes of floats."""
     name, head = graph.input[0].name, []
-    while len(readers := [node for node in graph.node if name in node.input]) == 1 and readers[0].op_type in LONGEST_HEAD:
-        head.append(readers[0])
+    for _ in HEAD:
+        head += [node for node in graph.node if name in node.input]
         name = head[-1].output[0]
-    if sorted(node.op_type for node in head) != sorted(LONGEST_HEAD):
-        raise BadInput(f"{path} does not begin with {' and '.join(sorted(LONGEST_HEAD))}, after which the peer's "
+    if sorted(node.op_type for node in head) != HEAD:
+        raise BadInput(f"{path} does not begin with {' and '.join(HEAD)}, after which the peer's "
                        "classes could feed it: give an engine of `make export`")
     for node in head:
         graph.node.remove(node)
@@ -101,15 +104,11 @@ def _cut_head(onnx, graph, path, engine):
 
 def _join_boxes(onnx, graph):
     helper = onnx.helper
-    graph.initializer.extend([onnx.numpy_helper.from_array(_axis(axis), f"peer_axis_{axis}") for axis in (0, 1)])
+    graph.initializer.extend([onnx.numpy_helper.from_array(np.array([axis], np.int64), f"peer_axis_{axis}")
+                              for axis in (0, 1)])
     graph.node.extend([helper.make_node("Unsqueeze", ["kept_scores", "peer_axis_1"], ["peer_scores"]),
                        helper.make_node("Concat", ["kept_boxes", "peer_scores"], ["peer_boxes"], axis=1),
                        helper.make_node("Unsqueeze", ["peer_boxes", "peer_axis_0"], ["dets"])])
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("dets", onnx.TensorProto.FLOAT, [1, "kept", 5]))
 
-
-def _axis(number):
-    import numpy as np
-
-    return np.array([number], np.int64)

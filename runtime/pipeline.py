@@ -179,7 +179,7 @@ class _Stages:
         """Results of items of different sources, their persons' crops in common batches."""
         start = time.perf_counter()
         frames = [item for item in items if item.frame is not None]
-        found = [item.found or self._trackers[item.source].predict(item.frame.time) for item in frames]
+        found = [self._persons(item) for item in frames]
         kept = [self._kept(item.source, boxes) for item, (boxes, _) in zip(frames, found, strict=True)]
         boxes = [boxes[chosen] for (boxes, _), chosen in zip(found, kept, strict=True)]
         estimator = self._estimators[self._budget.engine if self._budget else 0]
@@ -196,6 +196,15 @@ class _Stages:
             if item.change:
                 item.result = self._changed(item)
         return items
+
+    def _persons(self, item):
+        """Boxes and scores of whom to pose in a frame: the detector's, or the tracker's where it did not run."""
+        tracker = self._trackers[item.source]
+        if item.found is None:
+            return tracker.predict(item.frame.time)
+        boxes, scores = item.found
+        believed = tracker.believe(item.frame.time, boxes, scores) if tracker else np.arange(len(boxes))
+        return boxes[believed], scores[believed]
 
     def _kept(self, source, boxes):
         """Indices of the persons to pose: with a budget the largest, which are the nearest and the easiest."""

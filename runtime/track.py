@@ -21,7 +21,9 @@ SPREAD_DOUBLES = 0.1  # seconds unseen after which OKS tolerates twice the dista
 LONGEST_PREDICTION = 0.5  # seconds: an unseen person is expected where it would be then, not further on
 LOST_AFTER = 0.3  # seconds unseen: shorter gaps are the detector's
 FOLLOWED_FOR = 1.0  # seconds without detection for which keypoints lead a box
-FOLLOWED_SCORE = 0.3  # mean keypoint score below which there is nobody in such a box
+FOLLOWED_SCORE = 0.3  # mean keypoint score below which there is nobody in such a box, nor in a weak one
+WEAK = 0.5  # share of the threshold from which a detection still shows somebody who is expected there
+EXPECTED_IOU = 0.5  # of a box with the one that is expected, from which it shows that person
 
 
 @dataclass
@@ -63,12 +65,14 @@ class Tracker:
 
     Args:
         sigmas: (K,) of the keypoints' schema, for OKS.
+        threshold: least score of a detection that may begin a track.
         keep: seconds for which a lost person is remembered and can return. Longer finds more who come back, and
             more strangers who come where somebody left.
     """
 
-    def __init__(self, sigmas, keep=2.0):
+    def __init__(self, sigmas, threshold=0.0, keep=2.0):
         self.sigmas = sigmas
+        self.threshold = threshold
         self.keep = keep
         self.tracks: list[Track] = []
         self._last_time = None
@@ -86,6 +90,26 @@ class Tracker:
         boxes = [track.box + np.tile(track.shift(time), 2) for track in followed]
         return (np.array(boxes, np.float32).reshape(-1, 4),
                 np.array([track.score for track in followed], np.float32))
+
+    def believe(self, time, boxes, scores):
+        """Which of a detector's boxes are worth a pose: those of the threshold, and weaker ones where a person is
+        expected whom none of those shows (after ByteTrack, Zhang et al. 2022). Whoever is there stays there.
+
+        Args:
+            boxes: (N, 4). scores: (N,), best first.
+
+        Returns:
+            Indices, rising.
+        """
+        strong, weak = np.flatnonzero(scores >= self.threshold), np.flatnonzero(scores < self.threshold)
+        expected = [track.box + np.tile(track.shift(time), 2) for track in self.tracks
+                    if track.id and time - track.time <= LOST_AFTER]
+        if not len(weak) or not expected:
+            return strong
+        overlap = box_iou(expected, boxes[weak])
+        overlap[box_iou(expected, boxes[strong]).max(1, initial=0) >= EXPECTED_IOU] = 0
+        best = overlap.argmax(1)[overlap.max(1) >= EXPECTED_IOU]
+        return np.concatenate([strong, np.unique(weak[best])])
 
     def update(self, time, poses, detected=True):
         """Take in a frame.
@@ -119,7 +143,7 @@ class Tracker:
                 if track.lost:
                     track.lost = False
                     events.append(Event("return", track.id))
-            elif detected:
+            elif detected and pose[1] >= self.threshold:
                 track = Track(0, time, time, *pose, velocity=np.zeros(2))
                 self.tracks.append(track)
                 if self._last_time is None:
@@ -140,10 +164,9 @@ class Tracker:
         return Poses(boxes, poses.box_scores[people], poses.keypoints[people]), ids, events
 
     def _persons(self, poses, detected):
-        """Indices of the poses without doubles and, of predicted boxes, without those that nobody is in."""
-        there = np.arange(len(poses))
-        if not detected:
-            there = there[poses.keypoints[..., 2].mean(1) >= FOLLOWED_SCORE]
+        """Indices of the poses without doubles and, of predicted and weak boxes, without those that nobody is in."""
+        doubtful = (poses.box_scores < self.threshold) | (not detected)
+        there = np.flatnonzero(~doubtful | (poses.keypoints[..., 2].mean(1) >= FOLLOWED_SCORE))
         kept = oks_nms(poses.keypoints[there], poses.box_scores[there], person_sizes(poses.boxes[there]) ** 2,
                        self.sigmas, SAME_POSE)
         return there[kept].tolist()

@@ -176,7 +176,7 @@ def darken(path):
 ], ids=["first layer", "middle layer", "last layer", "channels", "normalisation"])
 def test_the_gate_refuses_damaged_engines(pose, crops, tmp_path, damage):
     engine = saved(damage(POSE), tmp_path / "damaged.onnx")
-    with pytest.raises(ExportError, match="the fp16 engine is not what its ONNX is: likeness 0"):
+    with pytest.raises(ExportError, match="the fp16 engine is not what its ONNX is: .* is beyond the m"):
         check_agreement(engine, pose, crops, "fp16")
 
 
