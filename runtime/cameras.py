@@ -8,6 +8,7 @@
 import contextlib
 import http.server
 import itertools
+import os
 import tempfile
 import threading
 import time
@@ -118,7 +119,9 @@ def _transport_stream(pictures, rate):
     height, width = pictures[0].shape[:2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.ts"
-        video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        with _quiet_libraries():
+            video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, rate, (width, height))
         if not video.isOpened():
             raise BadInput("this OpenCV writes no MPEG-TS: install opencv-python-headless from PyPI")
         for picture in pictures:
@@ -127,6 +130,19 @@ def _transport_stream(pictures, rate):
         data = path.read_bytes()
     edges = np.linspace(0, len(data) // TS_PACKET, len(pictures) + 1).astype(int) * TS_PACKET
     return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@contextlib.contextmanager
+def _quiet_libraries():
+    """Without what C code writes to stderr: OpenCV names a tag that MPEG-TS has no place for."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _damaged(part, rng):

@@ -25,7 +25,7 @@ from runtime.serve import WebPage
 from runtime.smooth import Smoother
 from runtime.stop import StopRequest
 from runtime.timings import Timings
-from runtime.track import Tracker
+from runtime.track import WEAK, Tracker
 from runtime.write import CsvWriter, JsonLinesWriter, Window, open_output
 
 
@@ -80,7 +80,10 @@ def main(argv=None):
 def open_engines(arguments):
     """The detector and the pose estimators, which must find the same keypoints."""
     settings = arguments.threads, arguments.backend
-    detector = PersonDetector(open_engine(arguments.detector, "person", *settings), arguments.threshold)
+    # Trackers believe in weaker boxes, too, where somebody is expected.
+    tracked = not arguments.no_track and all(option != "images" for option, _ in arguments.sources)
+    threshold = arguments.threshold * (WEAK if tracked else 1)
+    detector = PersonDetector(open_engine(arguments.detector, "person", *settings), threshold)
     poses = [PoseEstimator(open_engine(path, "pose", *settings)) for path in arguments.pose]
     for path, pose in zip(arguments.pose, poses, strict=True):
         if pose.schema.names != poses[0].schema.names:
@@ -129,7 +132,7 @@ def open_sources(given, pauses):
 
 def followers(arguments, schema):
     """A new Tracker and Smoother for each source, None where not wanted."""
-    trackers = [None if arguments.no_track or option == "images" else Tracker(schema.sigmas)
+    trackers = [None if arguments.no_track or option == "images" else Tracker(schema.sigmas, arguments.threshold)
                 for option, _ in arguments.sources]
     return trackers, [Smoother(*arguments.smooth) if tracker and not arguments.no_smooth else None
                       for tracker in trackers]

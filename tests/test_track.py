@@ -142,6 +142,25 @@ def test_what_flickers_is_not_shown_and_doubles_are_one_person():
     assert {ids[2] for ids in numbers if len(ids) == 3} == {0}
 
 
+def test_weak_detections_show_only_who_is_expected():
+    tracker = Tracker(COCO.sigmas, threshold=0.3)
+    box, _, points = person(100)
+    numbers, _ = follow(tracker, [(0.0, [(box, 0.9, points)]), (0.04, [(box, 0.9, points)])])
+    assert numbers[-1] == [1]
+    elsewhere = person(400)[0]
+    boxes = np.array([box + 3, elsewhere, box + 25], np.float32)
+    assert tracker.believe(0.08, boxes, np.array([0.25, 0.22, 0.2])).tolist() == [0], "the nearest, and nobody new"
+    assert tracker.believe(0.08, boxes, np.array([0.9, 0.8, 0.2])).tolist() == [0, 1], "a better box shows the person"
+    assert tracker.believe(0.08, boxes[:0], np.zeros(0)).tolist() == []
+    assert tracker.believe(9.0, boxes, np.array([0.25, 0.22, 0.2])).tolist() == [], "not seen for long"
+    numbers, events = follow(tracker, [(0.08, [(box, 0.2, points), (elsewhere, 0.2, person(400)[2])]),
+                                       (0.12, [(box, 0.2, points), (elsewhere, 0.2, person(400)[2])])])
+    assert numbers == [[1, 0], [1, 0]] and not events, "the weak one elsewhere begins no track"
+    unsure = np.column_stack([points[:, :2], np.full(17, 0.1)])
+    numbers, _ = follow(tracker, [(0.16, [(box, 0.2, unsure)])])
+    assert numbers == [[0]], "nobody is in a weak box whose keypoints are not there"
+
+
 def test_boxes_decide_where_keypoints_are_unsure():
     rng = np.random.default_rng(0)
     frames = []
