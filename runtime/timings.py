@@ -11,6 +11,21 @@ KEPT = 100_000  # frames, so that a camera can run for months
 RECENT = 300  # live frames over which the age is told while the run goes on
 
 
+class Latest:
+    """The latest KEPT seconds, in memory that is allocated once: a list of them would grow for hours."""
+
+    def __init__(self):
+        self._seconds = np.empty(KEPT, np.float32)
+        self._count = 0
+
+    def append(self, seconds):
+        self._seconds[self._count % KEPT] = seconds
+        self._count += 1
+
+    def values(self):
+        return self._seconds[:self._count]
+
+
 class Timings:
     """Counts the results of a run, and prints the table.
 
@@ -31,7 +46,7 @@ class Timings:
         self._states = ["live"] * len(labels)
         self._times_lost = 0
         self._running = False
-        self._stages: defaultdict[str, deque] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._stages: defaultdict[str, Latest] = defaultdict(Latest)
         self._ages: deque[float] = deque(maxlen=RECENT)
         self._started = self._ended = time.perf_counter()
 
@@ -95,7 +110,7 @@ class Timings:
         if self.frames:
             lines.append(f"{'ms a frame':<12}{'p50':>9}{'p99':>9}")
         for stage, seconds in self._stages.items():
-            middle, slow = np.percentile(seconds, [50, 99]) * 1000
+            middle, slow = np.percentile(seconds.values(), [50, 99]) * 1000
             lines.append(f"{stage:<12}{middle:>9.1f}{slow:>9.1f}")
         if self._budget:
             lines.append(str(self._budget))

@@ -395,3 +395,14 @@ def test_intervals_that_lose_nobody(every, fps):
 def test_an_interval_in_which_persons_are_forgotten_is_refused(every, fps, most):
     with pytest.raises(BadInput, match=f"--detect-every {every} is .* give {most} or less, or auto"):
         check_interval(every, fps)
+
+
+def test_the_latest_seconds_are_kept_in_memory_that_does_not_grow(monkeypatch):
+    monkeypatch.setattr("runtime.timings.KEPT", 4)
+    latest = Latest()
+    for seconds in (1, 2, 3):
+        latest.append(seconds)
+    assert latest.values().tolist() == [1, 2, 3]
+    for seconds in (4, 5, 6):
+        latest.append(seconds)
+    assert sorted(latest.values().tolist()) == [3, 4, 5, 6]
