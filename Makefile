@@ -5,6 +5,7 @@
 # make doctor                      what this machine has, what is missing and how to get it
 # make scoreboard PEERS=DIR        our engines beside public ones   (ANNOTATIONS=FILE IMAGES=DIR)
 # make bench                       how fast training data load, beside a plain loop   (CONFIG=…)
+# make bench-stream                how fast the stream is, beside a plain loop and rtmlib
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make gpu-check                   the CUDA NMS kernel on this GPU, against torchvision
 # make trt-check                   TensorRT engines of the bundled networks, checked and timed on this GPU
@@ -31,20 +32,23 @@ STREAM := .venv/bin/python
 DEV := .venv-dev/bin/python
 TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
+# On a Jetson TensorRT comes with the system.
+VENV_OPTIONS ?= $(if $(wildcard /etc/nv_tegra_release),--system-site-packages)
+
 .DELETE_ON_ERROR:
-.PHONY: help demo doctor dev test lint data scoreboard bench gpu-check trt-check train export models
+.PHONY: help demo doctor dev test lint data scoreboard bench bench-stream gpu-check trt-check train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV_OPTIONS) .venv
 	$(STREAM) -m pip install --quiet --upgrade pip
 	$(STREAM) -m pip install --quiet -e .
 	@touch $@
 
 .venv-dev/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-dev
+	$(PYTHON) -m venv $(VENV_OPTIONS) .venv-dev
 	$(DEV) -m pip install --quiet --upgrade pip
 	$(DEV) -m pip install --quiet -e '.[$(TENSORFLOW),train,export,eval,test]'
 	@touch $@
@@ -77,7 +81,12 @@ gpu-check:
 # On a machine with a CUDA GPU and TensorRT (pip install -e '.[tensorrt]' into .venv-dev); ANNOTATIONS and IMAGES for AP.
 trt-check: .venv-dev/installed
 	@$(DEV) -m export.trt_check --data $(PEOPLE) \
-	  $(if $(wildcard $(ANNOTATIONS)),--annotations $(ANNOTATIONS) --images $(IMAGES))
+	  $(if $(filter-out file,$(origin ANNOTATIONS))$(wildcard $(ANNOTATIONS)),--annotations $(ANNOTATIONS) --images $(IMAGES))
+
+# The stream beside a plain loop and rtmlib, which would bring an OpenCV of its own.
+bench-stream: .venv-dev/installed
+	$(DEV) -m pip install --quiet --no-deps 'rtmlib>=0.0.16,<0.1'
+	$(DEV) -m eval.stream_bench $(if $(VIDEO),--video "$$VIDEO")
 
 bench: .venv-dev/installed
 	$(DEV) -m train.bench_input --config $(CONFIG) --packed $(foreach item,$(SET),--set '$(item)')

@@ -40,7 +40,7 @@ class Agreement:
         likeness: mean OKS of poses, or mean IoU of boxes, 0 for a box without its like.
         worst_pixels: how far the worst keypoint, or edge of a box that has its like, lies off, in input pixels.
         score: mean absolute difference of scores.
-        batches: sizes that were run.
+        batches: sizes that were run; a detector takes one frame at a time.
         ap, ap_reference: AP where annotated images were given, else None.
     """
 
@@ -73,10 +73,12 @@ def check_agreement(engine, reference, inputs, precision, data=None, largest=LAR
     Raises:
         ExportError: they agree less than the precision's Tolerance, or the reference finds nobody to compare.
     """
-    compare = _poses if engine.kind == "pose" else _boxes
-    batches = (1,) if engine.batch == 1 else (1, 4, engine.batch or largest)
-    wanted = compare(reference, inputs, len(inputs))
-    measured = [_difference(engine.kind, compare(engine, inputs, batch), wanted, reference) for batch in batches]
+    largest = engine.batch or largest
+    batches = tuple(sorted({size for size in (1, 4, largest) if size <= largest})) if engine.kind == "pose" else (1,)
+    if len(inputs) < largest and engine.kind == "pose":
+        inputs = np.resize(inputs, (largest, *inputs.shape[1:]))  # over and over
+    measured = _compare_poses(engine, reference, inputs, batches) if engine.kind == "pose" else [
+        _box_difference(*([PersonDetector(one, SURE)(picture) for picture in inputs] for one in (engine, reference)))]
     likenesses, distances, scores = zip(*measured, strict=True)
     ap, wanted_ap = (accuracy(one, *data)["AP"] if data else None for one in (engine, reference))
     found = Agreement(min(likenesses), max(distances), max(scores), batches, ap, wanted_ap)
@@ -98,30 +100,20 @@ def record(agreement):
     return {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(agreement).items()}
 
 
-def _poses(engine, inputs, batch):
-    """(N, K, 3) keypoints, run in batches of this size, and (N, K) whether the map had two highest cells."""
+def _compare_poses(engine, reference, inputs, batches):
+    """`_pose_difference` at each batch."""
+    wanted = PoseEstimator(reference).estimate(inputs)
+    ties = undecided(reference.run(inputs))
     estimator = PoseEstimator(engine)
-    parts = [inputs[first:first + batch] for first in range(0, len(inputs), batch)]
-    keypoints = np.concatenate([estimator.estimate(part) for part in parts])
-    return keypoints, np.concatenate([undecided(engine.run(part)) for part in parts])
-
-
-def _boxes(engine, inputs, batch):
-    """Boxes and scores of each picture, after NMS wherever it happens."""
-    detector = PersonDetector(engine, SURE)
-    return [detector(picture) for picture in inputs]
-
-
-def _difference(kind, found, wanted, reference):
-    """Mean likeness, worst distance in pixels, mean difference of scores."""
-    if kind == "person":
-        return _box_difference(found, wanted)
-    return _pose_difference(found[0], wanted[0], wanted[1], reference)
+    for batch in batches:
+        parts = [inputs[first:first + batch] for first in range(0, len(inputs), batch)]
+        yield _pose_difference(np.concatenate([estimator.estimate(part) for part in parts]), wanted, ties, reference)
 
 
 def _pose_difference(found, wanted, ties, reference):
-    counts = (wanted[..., 2] > SURE) & ~ties
-    if not counts.any():
+    """Mean likeness, worst distance in pixels, mean difference of scores."""
+    counts = ((wanted[..., 2] > SURE) | ~(found[..., 2] <= SURE)) & ~ties  # also where one was made up, or is NaN
+    if not (counts & (wanted[..., 2] > SURE)).any():
         raise ExportError("the engine that it was made from is sure of no keypoint: train it, or give data with people")
     area = np.prod(reference.input_size) / CROP_TO_BOX
     # NaN would vanish in the maximum and in exp(-NaN): it is infinitely far.
@@ -133,6 +125,7 @@ def _pose_difference(found, wanted, ties, reference):
 
 
 def _box_difference(found, wanted):
+    """The same of boxes and scores of each picture, after NMS wherever it happens."""
     likenesses: list[float] = []
     distances, scores = [0.0], []
     for (boxes, box_scores), (wanted_boxes, wanted_scores) in zip(found, wanted, strict=True):

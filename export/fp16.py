@@ -36,7 +36,7 @@ from train.config import add_config_arguments
 DRIFT = 0.01  # relative error; rounding alone adds up to some 0.004 over 60 layers
 GROWTH = 4  # times the error of the inputs: whoever only hands an error on does not drift
 LARGEST = float(np.finfo(np.float16).max) / 8  # room for inputs that were not measured
-INPUTS = 8
+INPUTS = 4  # some 60 MB each
 BEHIND = "behind the last one with weights"
 SQUARE = "squares and means of norms"
 SQUARES = ("Pow", "ReduceMean")  # they overflow first where a picture is unlike those that were measured
@@ -56,7 +56,7 @@ def main():
     out = arguments.out or arguments.engine.with_suffix(".fp16.onnx")
     engine = open_engine(arguments.engine)
     inputs, origin = inputs_for(engine, arguments)
-    model, islands = to_fp16(for_tensorrt(onnx.load(arguments.engine)), inputs[:INPUTS])
+    model, islands = to_fp16(for_tensorrt(load_float(arguments.engine)), inputs)
     for line in described(islands):
         print(line)
     make_folder(out.parent)
@@ -74,23 +74,29 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def load_float(path):
+    """The model of a float32 .onnx engine; BadInput where the file is another kind of engine."""
+    if path.suffix != ".onnx":
+        raise BadInput(f"{path} is no .onnx engine: give the float one that it was built from")
+    model = onnx.load(path)
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    if TensorProto.FLOAT not in kinds or {TensorProto.FLOAT16, TensorProto.INT8} & kinds:
+        raise BadInput(f"the weights of {path} are not float32: give the float engine")
+    return model
+
+
 def to_fp16(model, inputs):
     """Convert a model, and find out what has to stay FP32.
 
     Args:
         model: onnx.ModelProto with float32 weights and no NMS.
-        inputs: (N, H, W, 3) uint8 BGR, real ones.
+        inputs: (N, H, W, 3) uint8 BGR, real ones, of which the first INPUTS are used.
 
     Returns:
         A new ModelProto, its input and outputs of the same types as before, and the list of Islands.
-
-    Raises:
-        BadInput: the model is not a float32 one.
     """
     model = with_names(model)
-    kinds = {tensor.data_type for tensor in model.graph.initializer}
-    if TensorProto.FLOAT not in kinds or TensorProto.FLOAT16 in kinds:
-        raise BadInput("the engine's weights are not float32: give the float engine")
+    inputs = inputs[:INPUTS]
     islands = [Island(node.name, node.op_type, BEHIND) for node in behind_weights(model.graph)]
     islands += [Island(node.name, node.op_type, SQUARE) for node in model.graph.node if node.op_type in SQUARES]
     wanted = activations(model, inputs)
@@ -172,7 +178,9 @@ def activations(model, inputs):
     session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
     port = session.get_inputs()[0]
     size = port.shape[0] if isinstance(port.shape[0], int) else len(inputs)
-    return dict(zip(names, session.run(names, {port.name: inputs[:size]}), strict=True))
+    runs = [session.run(names, {port.name: inputs[first:first + size]}) for first in range(0, len(inputs), size)]
+    return dict(zip(names, (np.concatenate(values) if values[0].ndim else values[0]
+                            for values in zip(*runs, strict=True)), strict=True))
 
 
 def first_drift(graph, wanted, found, islands):

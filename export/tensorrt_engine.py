@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from eval.annotations import check_images, load_annotations
 from export.agreement import check_agreement, record
-from export.fp16 import described, to_fp16
+from export.fp16 import described, load_float, to_fp16
 from export.int8 import CALIBRATION, quantise_for_tensorrt
 from export.onnx_graph import NMS_SCORE, for_tensorrt, summary
 from export.verify import SAMPLES, ExportError, inputs_for
@@ -39,7 +39,7 @@ from runtime.nms import IOU_THRESHOLD, MAX_BOXES
 from runtime.pose import LARGEST_BATCH
 from runtime.sidecar import Machine, Sidecar, sha256, sidecar_path, write_sidecar
 from runtime.tensorrt_backend import SUFFIXES, load_plugin, tensorrt_module, this_machine
-from runtime.write import make_folder
+from runtime.write import make_folder, whole_file
 from train.config import add_config_arguments
 
 PLUGIN = Path("output/nms_plugin/libattention_pose_nms.so")  # where docs/tensorrt.md has it built
@@ -52,6 +52,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     check_arguments(arguments)
     library = SUFFIXES[arguments.out.suffix]
+    model = load_float(arguments.engine)
     reference = open_engine(arguments.engine)
     machine = this_machine(library)
     data = None
@@ -60,7 +61,7 @@ def main(argv=None):
         check_images(data[0].images, arguments.images)
     plugin = find_plugin(arguments.plugin, reference.kind, library)
     inputs, origin = inputs_for(reference, arguments, CALIBRATION if arguments.precision == "int8" else SAMPLES)
-    model = in_precision(onnx.load(arguments.engine), inputs, arguments.precision)
+    model = in_precision(model, inputs, arguments.precision)
     if plugin:
         model = with_plugin_nms(model)
     make_folder(arguments.out.parent)
@@ -115,6 +116,10 @@ def check_arguments(arguments):
         raise BadInput(f"--workspace {arguments.workspace} is no size in MiB")
     if bool(arguments.annotations) != bool(arguments.images):
         raise BadInput("--annotations and --images belong together: give both or neither")
+    if arguments.precision == "int8" and not arguments.annotations:
+        raise BadInput("--precision int8 needs --annotations and --images: whether INT8 is good enough only AP tells")
+    if arguments.timing_cache.is_dir():
+        raise BadInput(f"--timing-cache {arguments.timing_cache} is a folder: give a file")
 
 
 def find_plugin(wanted, kind, library):
@@ -152,8 +157,11 @@ def with_plugin_nms(model, iou_threshold=IOU_THRESHOLD, score_threshold=NMS_SCOR
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    (batch,) = (output.type.tensor_type.shape.dim[0] for output in graph.output if output.name == "scores")
-    batch = batch.dim_param or batch.dim_value
+    (first,) = (output.type.tensor_type.shape.dim[0] for output in graph.output if output.name == "scores")
+    batch = first.dim_value
+    if batch != 1:
+        raise ExportError("the detector takes several frames at once, the plugin's engine one: give person.onnx, not "
+                          "person_raw.onnx, or --plugin none")
     for old in ("boxes", "scores"):
         for node in graph.node:
             for names in (node.input, node.output):
@@ -191,7 +199,8 @@ def build(model, library, plugin=None, batch=LARGEST_BATCH, workspace=1024, timi
     """
     trt = tensorrt_module(library)
     logger = trt.Logger(trt.Logger.ERROR)
-    handle = load_plugin(trt, plugin) if plugin else None
+    if plugin:
+        load_plugin(trt, plugin)
     builder = trt.Builder(logger)
     flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flags) if flags is not None else 0)  # 11 knows nothing else
@@ -202,6 +211,7 @@ def build(model, library, plugin=None, batch=LARGEST_BATCH, workspace=1024, timi
                           f"{' '.join(problem.desc().split())[:300]}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 islands are FP32
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for place, name in enumerate(capabilities):
@@ -220,7 +230,8 @@ def build(model, library, plugin=None, batch=LARGEST_BATCH, workspace=1024, timi
     with _cached(config, timing_cache if library == "TensorRT" else None):
         built = builder.build_serialized_network(network, config)
     monitor.close()
-    del handle  # not before the engine is built
+    if monitor.interrupted:
+        raise KeyboardInterrupt
     if built is None:
         raise ExportError(f"{library} {trt.__version__} could not build the engine: its log above says why")
     return bytes(built), profiles
@@ -232,14 +243,22 @@ def _cached(config, path):
     if path is None:
         yield
         return
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    try:
+        kept = path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        print(f"{path} cannot be read ({error.strerror}): timing anew")
+        kept = b""
+    cache = config.create_timing_cache(kept)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         print(f"{path} is not of this GPU and version: timing anew")
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     yield
-    make_folder(path.parent)
-    path.write_bytes(bytes(config.get_timing_cache().serialize()))
+    try:
+        with whole_file(path) as part:
+            part.write_bytes(bytes(config.get_timing_cache().serialize()))
+    except BadInput as error:  # the engine is built, and matters more
+        print(f"what was timed is not kept: {error}")
 
 
 def progress_monitor(trt):
@@ -249,19 +268,31 @@ def progress_monitor(trt):
         def __init__(self):
             super().__init__()
             self.bars = {}
+            self.interrupted = False
 
         def phase_start(self, phase_name, parent_phase, num_steps):
-            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False, position=len(self.bars))
+            with self.noting_interrupts():
+                self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False, position=len(self.bars))
 
         def step_complete(self, phase_name, step):
-            if phase_name in self.bars:
-                self.bars[phase_name].update(step + 1 - self.bars[phase_name].n)
-            return True
+            with self.noting_interrupts():
+                if phase_name in self.bars:
+                    self.bars[phase_name].update(step + 1 - self.bars[phase_name].n)
+            return not self.interrupted
 
         def phase_finish(self, phase_name):
-            bar = self.bars.pop(phase_name, None)
-            if bar is not None:
-                bar.close()
+            with self.noting_interrupts():
+                bar = self.bars.pop(phase_name, None)
+                if bar is not None:
+                    bar.close()
+
+        @contextlib.contextmanager
+        def noting_interrupts(self):
+            """TensorRT swallows what a monitor raises."""
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.interrupted = True
 
         def close(self):
             for bar in self.bars.values():
@@ -275,8 +306,9 @@ def describe(arguments, command, engine, machine, profiles, plugin, metadata):
     gpu = current_gpu()
     return Sidecar(
         machine=Machine(**vars(machine)), engine_sha256=sha256(engine),
-        onnx=os.path.relpath(arguments.engine, arguments.out.parent), onnx_sha256=sha256(arguments.engine),
-        precision=arguments.precision, profiles=profiles, metadata=dict(metadata), command=command,
+        onnx=os.path.relpath(arguments.engine.resolve(), arguments.out.parent.resolve()),
+        onnx_sha256=sha256(arguments.engine), precision=arguments.precision, profiles=profiles,
+        metadata=dict(metadata), command=command,
         cuda=gpu.runtime_cuda, driver=driver_version() or f"CUDA {gpu.driver_cuda}",
         plugin=plugin.name if plugin else None, plugin_sha256=sha256(plugin) if plugin else None,
         date=date.today().isoformat())

@@ -15,7 +15,7 @@ from runtime.errors import BadInput
 LOST = ("cudaErrorDevicesUnavailable", "cudaErrorECCUncorrectable", "cudaErrorHardwareStackError",
         "cudaErrorIllegalAddress", "cudaErrorLaunchFailure", "cudaErrorLaunchTimeout", "cudaErrorMisalignedAddress",
         "cudaErrorNvlinkUncorrectable", "cudaErrorUnknown", "cudaErrorContained")
-NO_GPU = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInitializationError", "cudaErrorStubLibrary")
+NO_GPU = ("cudaErrorNoDevice", "cudaErrorInitializationError", "cudaErrorStubLibrary")
 
 
 def cudart():
@@ -44,6 +44,9 @@ def _explain(function, error):
     if error == "cudaErrorMemoryAllocation":
         return (f"the GPU's memory is full ({function}: {error}): end other programs on it (nvidia-smi lists them), or "
                 "build the engine for a smaller --batch")
+    if error == "cudaErrorInsufficientDriver":
+        return (f"NVIDIA's driver is missing or older than cuda-python's CUDA ({error}): see that nvidia-smi answers; "
+                "a driver of CUDA 12, as JetPack 6 has, needs pip install 'cuda-python<13'")
     if error in NO_GPU:
         return (f"no GPU that CUDA can use ({error}): see that nvidia-smi lists one and that its driver is as new as "
                 "CUDA, or run the .onnx engine")
@@ -71,6 +74,12 @@ def current_gpu():
     versions = (call(function) for function in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"))
     return Gpu(name.rstrip("\0"), f"{properties.major}.{properties.minor}",
                *(f"{number // 1000}.{number % 1000 // 10}" for number in versions))
+
+
+def free_memory():
+    """The GPU's memory in words: "310 of 8192 MB are free"."""
+    free, total = call("cudaMemGetInfo")
+    return f"{free >> 20} of {total >> 20} MB are free"
 
 
 class Buffer:

@@ -19,6 +19,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import BadInput, run_command
+
 ROOT = Path(__file__).resolve().parents[1]
 # Of the flags in /proc/cpuinfo, those that make networks fast: their kernels exist for each of these.
 FAST_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16",
@@ -117,9 +119,16 @@ def check_cuda():
         yield Finding("CUDA", "ok", f"nvcc {release[1]} at {nvcc}")
     else:
         yield Finding("CUDA", "none", "no nvcc", "only the NMS plugin for TensorRT is compiled with it")
-    yield _package("TensorRT", "tensorrt", "engines run on the CPU; for .trt engines: pip install -e '.[tensorrt]'")
-    yield _package("TensorRT RTX", "tensorrt_rtx", "only for .rtx engines: pip install tensorrt_rtx_cu13")
-    yield _package("cuda-python", "cuda.bindings", "only for .trt and .rtx engines: pip install cuda-python")
+    yield _gpu_library("TensorRT", "tensorrt", "engines run on the CPU; for .trt engines: pip install -e '.[tensorrt]'")
+    yield _gpu_library("TensorRT RTX", "tensorrt_rtx", "only for .rtx engines: pip install tensorrt_rtx_cu13")
+    found = _package("cuda-python", "cuda.bindings", "only for .trt and .rtx engines: pip install cuda-python")
+    if found.level == "ok":
+        from runtime.cuda import current_gpu
+        try:
+            current_gpu()
+        except BadInput as error:
+            found = Finding("cuda-python", "none", f"{found.text}, but {error}")
+    yield found
 
 
 def check_inference():
@@ -225,6 +234,14 @@ def _package(name, module, remedy):
     return Finding(name, "ok", importlib.metadata.version(distributions[0]) if distributions else "of unknown version")
 
 
+def _gpu_library(name, module, remedy):
+    """The same of a library that may be installed and yet not load; it is tried in a process of its own."""
+    found = _package(name, module, remedy)
+    if found.level == "ok" and not _answer(sys.executable, "-c", f"import {module}; print('loads')"):
+        return Finding(name, "wrong", f"{found.text}, but it does not load", f"python -c 'import {module}' says why")
+    return found
+
+
 def _read(path):
     """The text of a file of the system, empty where there is none."""
     try:
@@ -242,6 +259,4 @@ def _answer(*command):
 
 
 if __name__ == "__main__":
-    from runtime.errors import run_command
-
     run_command(main)

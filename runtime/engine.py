@@ -41,8 +41,14 @@ def open_engine(path, kind=None, threads=1, backend=DEFAULT_BACKEND):
         backend, network = LIBRARIES[SUFFIXES[path.suffix.lower()]], TensorRt(path)
     else:
         network = open_backend(path, backend, threads)
-    engine = Engine(path, network, backend)
+    try:
+        engine = Engine(path, network, backend)
+    except BadInput:
+        if isinstance(network, TensorRt):
+            network.close()
+        raise
     if kind and engine.kind != kind:
+        engine.close()
         raise BadInput(f"{path} is a {engine.kind} engine where a {kind} engine is needed: give the other file")
     return engine
 

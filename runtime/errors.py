@@ -1,5 +1,6 @@
 """The one exception that a user's mistake ends in, and how a command reports it."""
 
+import os
 import sys
 
 
@@ -18,6 +19,9 @@ def run_command(main):
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's last flush fail
+        code = 0
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = 130

@@ -47,7 +47,8 @@ class Sidecar:
         profiles: {input: {"min": shape, "opt": shape, "max": shape}}.
         metadata: of the ONNX: kind, input size, keypoints, licence and so on.
         command: the command that builds the engine again.
-        cuda, driver: versions when it was built; not compared, since engines outlive them.
+        cuda, driver: versions of cuda-python's CUDA and of the driver when it was built; not compared, since engines
+            outlive them.
         plugin, plugin_sha256: name of the plugin library in the sidecar's folder, None without one.
         agreement: what the gate measured (`export.agreement`).
         date: when it was built, "2026-11-23".
@@ -103,14 +104,28 @@ def read_sidecar(engine):
                        f"engine again with {build}")
     try:
         sidecar = Sidecar(**{**values, "machine": Machine(**values["machine"])})
-        for each in fields(Sidecar):  # all strings but these
-            wanted = {"machine": Machine, "profiles": dict, "metadata": dict, "agreement": dict, "version": int,
-                      "plugin": str | None, "plugin_sha256": str | None}.get(each.name, str)
-            if not isinstance(getattr(sidecar, each.name), wanted):
-                raise TypeError(each.name)
+        _check_types(sidecar)
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} is damaged ({error}): build the engine again with {build}") from error
     return sidecar
+
+
+def _check_types(sidecar):
+    """TypeError with the name of a value that is of another kind than it should be."""
+    plugin = str if sidecar.plugin else type(None)  # both or neither
+    kinds = {"machine": Machine, "profiles": dict, "metadata": dict, "agreement": dict, "version": int,
+             "plugin": plugin, "plugin_sha256": plugin}
+    values = [(each.name, getattr(sidecar, each.name), kinds.get(each.name, str)) for each in fields(Sidecar)]
+    values += [(each.name, getattr(sidecar.machine, each.name), str) for each in fields(Machine)]
+    values += [(f"metadata {key}", value, str) for key, value in sidecar.metadata.items()]
+    for name, profile in sidecar.profiles.items():
+        for end in ("min", "opt", "max"):
+            sides = profile.get(end) if isinstance(profile, dict) else None
+            values += [(f"profile of {name}", sides, list)]
+            values += [(f"profile of {name}", side, int) for side in (sides if isinstance(sides, list) else [])]
+    for name, value, kind in values:
+        if not isinstance(value, kind):
+            raise TypeError(name)
 
 
 def check_sidecar(sidecar, engine, machine):
@@ -136,7 +151,7 @@ def _changed_files(sidecar, engine):
     onnx = folder / sidecar.onnx
     if onnx.is_file() and sha256(onnx) != sidecar.onnx_sha256:  # it may be left behind, but not be another
         yield f"{os.path.normpath(onnx)} has changed since it was built"
-    if sidecar.plugin:
+    if sidecar.plugin is not None:
         plugin = folder / Path(sidecar.plugin).name
         if not plugin.is_file():
             yield f"its plugin {plugin} is missing"

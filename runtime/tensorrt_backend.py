@@ -4,24 +4,28 @@ import contextlib
 import importlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from runtime.cuda import Buffer, call, current_gpu
+from runtime.cuda import Buffer, call, cudart, current_gpu, free_memory
 from runtime.errors import BadInput
-from runtime.sidecar import LIBRARIES, Machine, check_sidecar, read_sidecar
+from runtime.sidecar import LIBRARIES, Machine, check_sidecar, read_sidecar, sha256
 
 SUFFIXES = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT for RTX"}
+
+_plugins: dict[str, object] = {}  # hash of a plugin library → its handle; TensorRT loads one once a process, for good
 
 
 def tensorrt_module(library):
     """The Python module of a library in `LIBRARIES`; BadInput where it is not installed."""
     try:
         return importlib.import_module(LIBRARIES[library])
-    except ImportError as error:
-        advice = ("pip install 'attention-pose[tensorrt]' (on a Jetson it comes with JetPack)"
-                  if library == "TensorRT" else "pip install tensorrt_rtx_cu13")
-        raise BadInput(f"{library} is not installed: {advice}, or run the .onnx engine") from error
+    except (ImportError, OSError) as error:
+        advice = {"TensorRT": "pip install -e '.[tensorrt]' into this environment (on a Jetson see docs/tensorrt.md)",
+                  "TensorRT for RTX": "pip install tensorrt_rtx_cu13"}[library]
+        problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+        raise BadInput(f"{library} {problem}: {advice}, or run the .onnx engine") from error
 
 
 def this_machine(library):
@@ -32,14 +36,19 @@ def this_machine(library):
 
 
 def load_plugin(module, path):
-    """Register a plugin library; the handle has to live as long as engines with it. BadInput where it does not load."""
+    """Register a plugin library for the rest of the process. BadInput where it does not load."""
+    key = sha256(path)
+    if key in _plugins:  # TensorRT refuses to register the same plugin twice
+        return
+    if _plugins:
+        raise BadInput(f"another build of the plugin than {path} is in use: start a process of its own for this engine")
     try:
         handle = module.get_plugin_registry().load_library(str(path))
     except RuntimeError as error:
         raise BadInput(f"plugin {path} does not load: {error}; build it anew (docs/tensorrt.md)") from error
     if handle is None:
         raise BadInput(f"plugin {path} does not load: build it anew (docs/tensorrt.md)")
-    return handle
+    _plugins[key] = handle
 
 
 class TensorRt:
@@ -62,20 +71,19 @@ class TensorRt:
         self._lock = threading.Lock()
         self._module = module = tensorrt_module(library)
         self._logger = module.Logger(module.Logger.ERROR)
-        # Before the engine, and kept: an engine whose plugin is unloaded takes the process with it.
-        self._plugin = load_plugin(module, path.parent / sidecar.plugin) if sidecar.plugin else None
+        if sidecar.plugin is not None:  # before the engine, which cannot be read without
+            load_plugin(module, path.parent / sidecar.plugin)
         self._runtime = module.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
-            raise BadInput(f"{path} does not load, though it was built for this machine: {sidecar.command}")
-        self._context = self._engine.create_execution_context()
+        self._context: Any = self._engine.create_execution_context() if self._engine is not None else None
         if self._context is None:
-            raise BadInput(f"{path} gets no memory on the GPU: end other programs on it (nvidia-smi lists them)")
+            raise BadInput(f"{path} does not load, though it was built for this machine: either the GPU's memory is "
+                           f"full ({free_memory()}), or it has to be built again: {sidecar.command}")
         self._buffers: dict[str, Buffer] = {}
-        self._stream = call("cudaStreamCreate")
+        self._stream: Any = call("cudaStreamCreateWithFlags", cudart().cudaStreamNonBlocking)
         try:
             self._allocate(sidecar.profiles)
-        except BadInput:
+        except BaseException:
             self.close()
             raise
 
@@ -85,25 +93,34 @@ class TensorRt:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         (self._input,) = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT]
         shape = tuple(engine.get_tensor_shape(self._input))
+        if shape[0] < 0 and self._input not in profiles:
+            raise BadInput(f"the sidecar of {self._path} has no profile of its input {self._input}: build it again")
         largest = tuple(profiles[self._input]["max"]) if shape[0] < 0 else shape
         self._largest, self._dynamic, self._count = largest[0], shape[0] < 0, 0
-        context.set_input_shape(self._input, largest)
+        taken = [context.set_input_shape(self._input, largest)]
         for name in names:
             dtype = module.nptype(engine.get_tensor_dtype(name))
             self._buffers[name] = Buffer(tuple(context.get_tensor_shape(name)), dtype)
-            context.set_tensor_address(name, self._buffers[name].device)
-        self.port = self._input, str(self._buffers[self._input].host.dtype), [self._batch(), *largest[1:]]
+            taken.append(context.set_tensor_address(name, self._buffers[name].device))
+        if not all(taken):
+            raise BadInput(f"{self._path} does not take inputs of shape {largest}, which its sidecar names: build it "
+                           "again")
+        self._sides = largest[1:]
+        self.port = self._input, str(self._buffers[self._input].host.dtype), [self._batch(), *self._sides]
         self._given = [name for name in names if name != self._input]
         self._suppressed = "indices" in self._given  # the NMS plugin's outputs, whose size is fixed
         shapes = {name: [self._batch(), *self._buffers[name].host.shape[1:]] for name in self._given}
-        self.outputs = ({"kept_boxes": [None, 4], "kept_scores": [None]} if self._suppressed else shapes)
+        kept: dict[str, list] = {"kept_boxes": [None, 4], "kept_scores": [None]}
+        self.outputs = kept if self._suppressed else shapes
 
     def _batch(self):
         return None if self._dynamic else self._largest
 
     def run(self, batch):
         """Arrays in the order of `outputs`, for (N, H, W, 3) uint8 BGR; more than the largest batch in several runs."""
-        parts = [self._run(batch[first:first + self._largest]) for first in range(0, len(batch), self._largest)]
+        if batch.shape[1:] != tuple(self._sides):
+            raise ValueError(f"inputs of shape {batch.shape[1:]} where the engine takes {tuple(self._sides)}")
+        parts = [self._run(batch[first:first + self._largest]) for first in range(0, max(len(batch), 1), self._largest)]
         return parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _run(self, batch):
@@ -111,6 +128,8 @@ class TensorRt:
             if self._stream is None:
                 raise BadInput(f"{self._path} was closed: open it again")
             count = len(batch)
+            if not count:
+                return [np.zeros((0, *shape[1:]), np.float32) for shape in self.outputs.values()]
             pixels = self._buffers[self._input]
             pixels.host[:count] = batch
             if self._dynamic and count != self._count:

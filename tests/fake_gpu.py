@@ -60,7 +60,9 @@ class FakeCudart:
     def cudaFree(self, address):
         return self._free(address)
 
-    def cudaStreamCreate(self):
+    cudaStreamNonBlocking = 1
+
+    def cudaStreamCreateWithFlags(self, flags):
         self.streams += 1
         return cudaError.cudaSuccess, 7
 
@@ -77,6 +79,9 @@ class FakeCudart:
         ctypes.memmove(target, source, size)
         self.copies.append(("up" if kind == 1 else "down", size))
         return (cudaError.cudaSuccess,)
+
+    def cudaMemGetInfo(self):
+        return cudaError.cudaSuccess, 300 << 20, 8192 << 20
 
     def cudaGetDeviceCount(self):
         return cudaError.cudaSuccess, 1
@@ -108,7 +113,13 @@ def fake_tensorrt(version="10.16.1.11", damage=None):
     module.TensorIOMode = types.SimpleNamespace(INPUT=0, OUTPUT=1)
     module.nptype = lambda dtype: dtype
     module.loaded = []
-    registry = types.SimpleNamespace(load_library=lambda path: module.loaded.append(path) or 1)
+    module.BuilderFlag = types.SimpleNamespace(TF32="TF32")
+
+    def load_library(path):  # None where its plugins are registered already, as the real one
+        module.loaded.append(path)
+        return len(module.loaded) == 1 or None
+
+    registry = types.SimpleNamespace(load_library=load_library)
     module.get_plugin_registry = lambda: registry
     return module
 
@@ -164,6 +175,7 @@ class _Context:
 
     def set_tensor_address(self, name, address):
         self._addresses[name] = address
+        return True
 
     def _array(self, name):
         dtype = np.dtype(self._engine.get_tensor_dtype(name))
@@ -211,11 +223,17 @@ class _Builder:
     def create_builder_config(self):
         cache = types.SimpleNamespace(serialize=lambda: b"timed")
         return types.SimpleNamespace(
-            set_memory_pool_limit=lambda pool, size: None, add_optimization_profile=lambda profile: 0,
+            set_memory_pool_limit=lambda pool, size: None, clear_flag=lambda flag: None,
+            add_optimization_profile=lambda profile: 0,
             create_timing_cache=lambda data: cache, set_timing_cache=lambda cache, ignore_mismatch: True,
             get_timing_cache=lambda: cache)
 
     def build_serialized_network(self, network, config):
+        config.progress_monitor.phase_start("building", None, 2)
+        for step in range(2):
+            if not config.progress_monitor.step_complete("building", step):
+                return None
+        config.progress_monitor.phase_finish("building")
         if self._damage:
             self._damage(network.model)
         return network.model.SerializeToString()

@@ -6,8 +6,19 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.agreement import TOLERANCES, check_agreement
-from export.fp16 import BEHIND, SQUARE, activations, converted, described, first_drift, relative_error, to_fp16
+from export.agreement import SURE, TOLERANCES, check_agreement
+from export.fp16 import (
+    BEHIND,
+    SQUARE,
+    activations,
+    converted,
+    described,
+    first_drift,
+    load_float,
+    relative_error,
+    to_fp16,
+)
+from export.int8 import quantise_for_tensorrt
 from export.onnx_graph import behind_weights, for_tensorrt
 from export.verify import ExportError, real_inputs
 from runtime.engine import open_engine
@@ -94,10 +105,11 @@ def test_relative_error():
     assert relative_error(np.array([3, np.inf]), np.array([3, 4])) == float("inf")
 
 
-def test_engines_that_are_not_float_are_refused(noise):
+def test_engines_that_are_not_float_are_refused(noise, tmp_path):
     half, _ = to_fp16(small_network(gain=1), noise)
-    with pytest.raises(BadInput, match="weights are not float32"):
-        to_fp16(half, noise)
+    onnx.save(half, tmp_path / "half.onnx")
+    with pytest.raises(BadInput, match="the weights of .*half.onnx are not float32"):
+        load_float(tmp_path / "half.onnx")
 
 
 # The bundled engines
@@ -189,6 +201,19 @@ def test_no_number_and_nobody_are_refused(pose, crops):
 
     with pytest.raises(ExportError, match="not what its ONNX is"):
         check_agreement(Broken(), pose, crops[:2], "int8")
+    class Inventive(Broken):
+        """Sure of what the other one is not, and elsewhere."""
+
+        def run(self, batch):
+            maps = pose.run(batch)["heatmaps"]
+            unsure = maps.max((2, 3)) < SURE
+            maps[unsure] = 0
+            maps[unsure, 5, 5] = 0.95
+            return {"heatmaps": maps}
+
+    assert (pose.run(crops)["heatmaps"].max((2, 3)) < SURE).any(), "the test needs keypoints that nobody is sure of"
+    with pytest.raises(ExportError, match="not what its ONNX is"):
+        check_agreement(Inventive(), pose, crops, "fp16")
     with pytest.raises(ExportError, match="sure of no keypoint"):
         check_agreement(pose, pose, np.zeros((2, 256, 192, 3), np.uint8), "fp16")
 
@@ -196,3 +221,25 @@ def test_no_number_and_nobody_are_refused(pose, crops):
 def test_tolerances_are_those_of_the_documentation():
     assert TOLERANCES["fp16"].likeness >= 0.995 and TOLERANCES["fp16"].ap_loss <= 0.003
     assert TOLERANCES["int8"].ap_loss <= 0.01
+
+
+def test_ap_decides_where_annotated_images_are_given(pose, crops, monkeypatch):
+    """AP itself is measured in the tests of evaluation; here the gate has to act on it."""
+    measured = {"engine": 0.380, "reference": 0.384}
+    monkeypatch.setattr("export.agreement.accuracy",
+                        lambda one, *data: {"AP": measured["reference" if one is pose else "engine"]})
+    engine = open_engine(POSE)
+    with pytest.raises(ExportError, match="AP 0.38 is beyond the minimum 0.381"):
+        check_agreement(engine, pose, crops[:2], "fp16", ("annotations", "images"))
+    found = check_agreement(engine, pose, crops[:2], "int8", ("annotations", "images"))
+    assert (found.ap, found.ap_reference) == (0.380, 0.384)
+
+
+def test_int8_for_tensorrt_stays_near_its_float_engine(pose, crops, tmp_path):
+    engine = saved(quantise_for_tensorrt(for_tensorrt(onnx.load(POSE)), crops), tmp_path / "int8.onnx")
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    assert TensorProto.INT8 in kinds.values() and TensorProto.UINT8 not in kinds.values()
+    found = check_agreement(engine, pose, crops, "int8")
+    assert 0.9 < found.likeness < 0.9999
+    with pytest.raises(ExportError, match="the fp16 engine is not what its ONNX is"):
+        check_agreement(engine, pose, crops, "fp16")

@@ -40,6 +40,7 @@ def cuda(monkeypatch):
     cudart = FakeCudart()
     monkeypatch.setattr("runtime.cuda.cudart", lambda: cudart)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt())
+    monkeypatch.setattr("runtime.tensorrt_backend._plugins", {})
     return cudart
 
 
@@ -134,7 +135,12 @@ def test_sidecars_that_cannot_be_read(pose_trt):
     for text, said in (("{", "is damaged"), ("[]", "is damaged"), ('{"version": 1}', "is damaged"),
                        ('{"version": 2}', "is of version 2, this program reads 1"),
                        (json.dumps({**values, "precision": 5}), "damaged .precision"),
-                       (json.dumps({**values, "new": 5}), "is damaged"), ("\xff", "is damaged")):
+                       (json.dumps({**values, "new": 5}), "is damaged"), ("\xff", "is damaged"),
+                       (json.dumps({**values, "profiles": {"images": {}}}), "damaged .profile of images"),
+                       (json.dumps({**values, "profiles": {"images": {"min": [], "opt": [], "max": "x"}}}), "damaged"),
+                       (json.dumps({**values, "machine": {**values["machine"], "gpu": 5}}), "damaged .gpu"),
+                       (json.dumps({**values, "metadata": {"input_size": 5}}), "damaged .metadata input_size"),
+                       (json.dumps({**values, "plugin": ""}), "damaged")):
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(BadInput, match=said):
             read_sidecar(pose_trt)
@@ -230,7 +236,12 @@ def test_boxes_of_the_plugin(tmp_path, cuda):
     path = make_engine(tmp_path, tmp_path / "person.onnx", plugin=plugin.name, plugin_sha256=sha256(plugin),
                        profiles={})
     engine = open_engine(path, "person")
+    again = open_engine(path, "person")  # TensorRT registers a plugin once
+    again.close()
     assert sys.modules["tensorrt"].loaded == [str(plugin)]
+    plugin.write_bytes(b"another build")
+    with pytest.raises(BadInput, match="another build of the plugin"):
+        load_plugin(sys.modules["tensorrt"], plugin)
     assert engine.batch == 1 and set(engine.outputs) == {"kept_boxes", "kept_scores"}
     found, found_scores = PersonDetector(engine)(figure()[0])
     np.testing.assert_allclose(found, boxes[0, :2])
@@ -241,7 +252,7 @@ def test_boxes_of_the_plugin(tmp_path, cuda):
     ("function", "error", "said"),
     [
         ("cudaMalloc", cudaError.cudaErrorMemoryAllocation, "the GPU's memory is full .cudaMalloc.*smaller --batch"),
-        ("cudaGetDeviceCount", cudaError.cudaErrorInsufficientDriver, "no GPU that CUDA can use"),
+        ("cudaGetDeviceCount", cudaError.cudaErrorInsufficientDriver, "driver is missing or older .*'cuda-python<13'"),
     ],
 )
 def test_gpu_errors_at_the_start_are_named(pose_trt, cuda, function, error, said):
@@ -249,6 +260,25 @@ def test_gpu_errors_at_the_start_are_named(pose_trt, cuda, function, error, said
     with pytest.raises(BadInput, match=said):
         open_engine(pose_trt)
     assert not cuda.memory and not cuda.streams
+
+
+def test_a_refused_engine_holds_no_memory(pose_trt, cuda):
+    with pytest.raises(BadInput, match="is a pose engine where a person engine is needed"):
+        open_engine(pose_trt, "person")
+    sidecar = read_sidecar(pose_trt)
+    for changes, said in ((dict(metadata={"kind": "pose"}), "metadata lack 'input_size'"),
+                          (dict(profiles={}), "no profile of its input images")):
+        write_sidecar(pose_trt, dataclasses.replace(sidecar, **changes))
+        with pytest.raises(BadInput, match=said):
+            open_engine(pose_trt)
+    assert not cuda.memory and not cuda.streams
+
+
+def test_inputs_of_another_shape_and_none(pose_trt, cuda):
+    engine = open_engine(pose_trt)
+    with pytest.raises(ValueError, match="where the engine takes"):
+        engine.run(np.zeros((2, 128, 96, 1), np.uint8))
+    assert engine.run(np.zeros((0, 128, 96, 3), np.uint8))["heatmaps"].shape == (0, 3, 32, 24)
 
 
 def test_a_gpu_that_is_lost_is_named(pose_trt, cuda):
@@ -266,15 +296,16 @@ def test_cuda_python_has_what_is_called():
         assert name.startswith("_") or name in ("fails", "memory", "copies", "streams", "gpu") or hasattr(runtime, name)
     error = runtime.cudaGetDeviceCount()[0]
     if int(error):
-        with pytest.raises(BadInput, match="no GPU that CUDA can use"):
+        with pytest.raises(BadInput, match="NVIDIA's driver is missing or older|no GPU that CUDA can use"):
             call("cudaGetDeviceCount")
 
 
 def test_a_plugin_that_does_not_load(tmp_path):
     module = fake_tensorrt()
     module.get_plugin_registry = lambda: type("Registry", (), {"load_library": lambda self, path: None})()
-    with pytest.raises(BadInput, match="nothing.so does not load: build it anew"):
-        load_plugin(module, tmp_path / "nothing.so")
+    (tmp_path / "empty.so").write_bytes(b"")
+    with pytest.raises(BadInput, match="empty.so does not load: build it anew"):
+        load_plugin(module, tmp_path / "empty.so")
 
 
 # Building, with the stand-in
@@ -331,6 +362,10 @@ def test_a_build_that_computes_something_else_leaves_the_former_engine(build_com
         (["--out", "pose.engine2"], "--out pose.engine2 should end in"),
         (["--batch", "0"], "--batch 0 is not between 1 and 32"),
         (["--workspace", "0"], "--workspace 0 is no size"),
+        (["--precision", "int8"], "--precision int8 needs --annotations and --images"),
+        (["--engine", str(ROOT / "models/pose.int8.onnx")], "the weights of .*pose.int8.onnx are not float32"),
+        (["--engine", "pose.trt"], "pose.trt is no .onnx engine"),
+        (["--timing-cache", str(ROOT)], "--timing-cache .* is a folder"),
         (["--annotations", "a.json"], "--annotations and --images belong together"),
         (["--config", str(ROOT / "configs/person.toml")], "is of task 'person' but .*give --config configs/pose.toml"),
     ],
@@ -342,8 +377,25 @@ def test_wrong_options(build_command, cuda, change, said):
 
 def test_no_gpu_is_told_before_anything_is_built(build_command, cuda):
     cuda.fails["cudaGetDeviceCount"] = cudaError.cudaErrorInsufficientDriver
-    with pytest.raises(BadInput, match="no GPU that CUDA can use"):
+    with pytest.raises(BadInput, match="NVIDIA's driver is missing"):
         tensorrt_engine.main(build_command)
+
+
+def test_ctrl_c_ends_a_build(build_command, tmp_path, cuda, few_inputs, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensorrt_engine, "tqdm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt_engine.main(build_command)
+    assert not list((tmp_path / "engines").iterdir())
+
+
+def test_a_timing_cache_that_cannot_be_kept_is_only_told(build_command, tmp_path, cuda, few_inputs, capsys):
+    (tmp_path / "file").write_text("")
+    tensorrt_engine.main([*build_command, "--timing-cache", str(tmp_path / "file" / "timing.cache")])
+    assert "what was timed is not kept: cannot write" in capsys.readouterr().out
+    assert (tmp_path / "engines" / "pose.trt").is_file()
 
 
 def test_plugins_are_found_or_named(tmp_path, capsys):
@@ -370,9 +422,9 @@ def test_times_and_boxes_of_two_detectors(tmp_path, cuda, monkeypatch):
         made.append(make_engine(tmp_path / name, path, profiles={}))
     found = trt_check.times(open_engine(made[0]))
     assert list(found) == [1] and 0 < found[1]["p50"] <= found[1]["p99"]
-    assert trt_check.compare_boxes(*made) == 0
+    assert trt_check.compare_boxes(*made, "nowhere") == 0
     monkeypatch.setattr(trt_check, "SURE", 0.95)  # nobody is found, by both
-    assert trt_check.compare_boxes(*made) == 0
+    assert trt_check.compare_boxes(*made, "nowhere") == 0
 
 
 def fix_count(path):
