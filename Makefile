@@ -2,6 +2,7 @@
 # make test                        lint, types and tests
 # make train GPUS=0,1              train; CONFIG=configs/person.toml for the detector, CONTINUE=1 to go on
 # make data DATASET=coco           fetch a data set into data/ (coco, imagenet; mpii and posetrack say what to get by hand)
+# make rehearse                    the whole product on rendered people, from training to a stream: pass or fail
 # make doctor                      what this machine has, what is missing and how to get it
 # make scoreboard PEERS=DIR        our engines beside public ones   (ANNOTATIONS=FILE IMAGES=DIR)
 # make bench                       how fast training data load, beside a plain loop   (CONFIG=…)
@@ -36,7 +37,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),gpu,cpu)
 VENV_OPTIONS ?= $(if $(wildcard /etc/nv_tegra_release),--system-site-packages)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo doctor dev test lint data scoreboard bench bench-stream gpu-check trt-check train export models
+.PHONY: help demo doctor rehearse dev test lint data scoreboard bench bench-stream gpu-check trt-check train export models
 
 help:
 	@sed -n 's/^# //p' Makefile | sed '/^Every/,$$d'
@@ -58,6 +59,9 @@ demo: .venv/installed
 
 doctor: .venv/installed
 	$(STREAM) -m runtime.doctor
+
+rehearse: .venv-dev/installed
+	$(DEV) -m runtime.rehearse
 
 dev: .venv-dev/installed
 

@@ -6,6 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from eval.scoring import Runner
 from eval.subject import make_runner, open_subject
+from runtime.backends import EngineFailed
 from runtime.errors import BadInput
 from runtime.gpus import gpu_numbers
 
@@ -85,9 +86,9 @@ def _run(job, arguments, gpu):
                 os.environ["CUDA_VISIBLE_DEVICES"], arguments.gpu = gpu, "0"
             _runner = make_runner(arguments, open_subject(arguments))
         return _runner(job)
-    except BadInput:
-        raise
     except Exception as error:  # not all of TensorFlow's and ONNX Runtime's come through a pipe
+        if isinstance(error, BadInput) and not isinstance(error, EngineFailed):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise BadInput(f"a worker failed at {job.image['file_name']}: {type(error).__name__}: {reason}; --continue "
                        "goes on where this ended") from error

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -37,9 +38,9 @@ from runtime.errors import BadInput, run_command
 from runtime.gpus import driver_version
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
 from runtime.pose import LARGEST_BATCH
-from runtime.sidecar import Machine, Sidecar, sha256, sidecar_path, write_sidecar
+from runtime.sidecar import Machine, Sidecar, sha256, sidecar_path
 from runtime.tensorrt_backend import SUFFIXES, load_plugin, tensorrt_module, this_machine
-from runtime.write import make_folder, whole_file
+from runtime.write import make_folder, whole_file, write_json
 from train.config import add_config_arguments
 
 PLUGIN = Path("output/nms_plugin/libattention_pose_nms.so")  # where docs/tensorrt.md has it built
@@ -312,6 +313,11 @@ def describe(arguments, command, engine, machine, profiles, plugin, metadata):
         cuda=gpu.runtime_cuda, driver=driver_version() or f"CUDA {gpu.driver_cuda}",
         plugin=plugin.name if plugin else None, plugin_sha256=sha256(plugin) if plugin else None,
         date=date.today().isoformat())
+
+
+def write_sidecar(engine, sidecar):
+    """Write the Sidecar of an engine file beside it."""
+    write_json(sidecar_path(engine), asdict(sidecar), indent=1)
 
 
 def put_in_place(partial, out, plugin):

@@ -22,6 +22,10 @@ LOAD_ERRORS = (onnxruntime_errors.Fail, onnxruntime_errors.InvalidArgument, onnx
                onnxruntime_errors.RuntimeException)
 
 
+class EngineFailed(BadInput):
+    """An engine that opened well fails when it runs."""
+
+
 def installed_backends():
     """Names of the backends that open an .onnx file on this machine, the default first."""
     if importlib.util.find_spec("openvino") is None:
@@ -49,6 +53,7 @@ def open_backend(path, name, threads):
 
 class OnnxRuntime:
     def __init__(self, path, threads):
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -64,7 +69,10 @@ class OnnxRuntime:
         self.outputs = {output.name: _sides(output.shape) for output in self._session.get_outputs()}
 
     def run(self, batch):
-        return self._session.run(None, {self.port[0]: np.ascontiguousarray(batch)})
+        try:
+            return self._session.run(None, {self.port[0]: np.ascontiguousarray(batch)})
+        except LOAD_ERRORS as error:
+            raise _failed(self._path, batch, error) from error
 
 
 class OpenVino:
@@ -73,6 +81,7 @@ class OpenVino:
     def __init__(self, path, threads, precision):
         import openvino
 
+        self._path = path
         core = openvino.Core()
         settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
         try:
@@ -89,7 +98,10 @@ class OpenVino:
         self.outputs = {output.get_any_name(): _sides(output.partial_shape) for output in model.outputs}
 
     def run(self, batch):
-        found = self._request.infer({0: np.ascontiguousarray(batch)})
+        try:
+            found = self._request.infer({0: np.ascontiguousarray(batch)})
+        except RuntimeError as error:
+            raise _failed(self._path, batch, error) from error
         # Copied, since the request writes the next run's outputs to the same memory.
         return [np.array(found[place]) for place in range(len(self.outputs))]
 
@@ -115,3 +127,8 @@ def _sides(shape):
 
 def _no_engine(path, reason):
     return BadInput(f"{path} is not an engine, or only a part of one: export it again ({reason})")
+
+
+def _failed(path, batch, error):
+    return EngineFailed(f"{path} failed to run on {len(batch)} inputs: export it again "
+                        f"({' '.join(str(error).split())[-200:]})")

@@ -7,22 +7,28 @@
 that OpenCV reads.
 """
 
+import importlib.util
 import signal
 import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from runtime.cameras import Camera, render_pictures
 from runtime.options import MODELS
 from runtime.trial import Trial, fetch, frames_of, playable_frames, read_lines, states_of
+from runtime.write import make_folder
 
 RATE = 8  # pictures a second of the cameras
-PICTURES = 24
+PICTURES = 16
 SIZE = 480, 360
 FEW = 8  # frames that show that it goes on
 FILE_LIMITS = {"disk-video": 1_300_000, "disk-lines": 60_000}  # bytes of the largest file that may be written
+NEEDS = {"slow-watcher": ("starlette", "uvicorn"), "silent-webhook": ("httpx",)}  # beside the runtime's own libraries
 
 
 class Missed(Exception):
@@ -45,13 +51,17 @@ def faults(names, folder):
     """Play the faults of these names, all where there are none; a line each, as soon as it is known.
 
     Returns:
-        Whether all passed.
+        Whether none failed; those whose libraries are missing are skipped.
     """
     print(f"renders {PICTURES} pictures; outputs in {folder}", flush=True)
     pictures = render_pictures(PICTURES, RATE, SIZE)
     passed = True
     for name in names or FAULTS:
         start = time.monotonic()
+        missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"skip  {name:<16} not installed: pip install {' '.join(missing)}", flush=True)
+            continue
         try:
             seen, verdict = FAULTS[name](Scene(folder / name, pictures)), "pass"
         except Missed as error:
@@ -61,15 +71,15 @@ def faults(names, folder):
 
 
 @contextmanager
-def streaming(scene, *options, kind="mjpeg", before=None):
-    """A camera, and the stream on it, once it has given FEW frames."""
+def streaming(scene, *options, kind="mjpeg", before=None, waits=True):
+    """A camera, and the stream on it; unless it `waits` not, once it has given FEW frames. before: as for Trial."""
     with ExitStack() as opened:
         camera = opened.enter_context(closing(Camera(scene.pictures, RATE, kind)))
         scene.folder.mkdir(parents=True, exist_ok=True)
         for old in scene.folder.iterdir():
             old.unlink()
         trial = opened.enter_context(closing(Trial(scene.folder, "--video", camera.url, *options, before=before)))
-        if before is None:
+        if waits:
             need(trial.wait_for_frames(FEW), f"gave no frames at all: {trial.last_words}")
         yield camera, trial
 
@@ -223,11 +233,12 @@ def goes_on(trial, seconds=5.0):
 
 
 def failing_engine(scene):
-    """A pose engine that loads, and fails as soon as there are two persons."""
-    scene.folder.mkdir(parents=True, exist_ok=True)
+    """A pose engine that loads, and fails as soon as there are two persons, who come after a second."""
     engine = scene.folder.parent / "fails.onnx"
+    make_folder(engine.parent)
     engine.write_bytes(for_one_person_only((MODELS / "pose.onnx").read_bytes()))
-    with streaming(scene, "--pose", engine.resolve(), "--out", "drawn.mp4", before=no_limit) as (_, trial):
+    scene = Scene(scene.folder, [np.full_like(scene.pictures[0], 128)] * RATE + scene.pictures)
+    with streaming(scene, "--pose", engine.resolve(), "--out", "drawn.mp4", waits=False) as (_, trial):
         return refused(trial, "fails.onnx")
 
 
@@ -257,19 +268,13 @@ def _field(number, data):
     return bytes([number << 3 | 2, *digits]) + data
 
 
-def no_limit():
-    """For a stream that may end before it has given FEW frames."""
-
-
 def full_disk(name, words, *options):
     """A file that may not grow beyond a limit (`ulimit -f`), which programs meet as they do a full disk."""
-    def limit():
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMITS[name], FILE_LIMITS[name]))
-
     def play(scene):
-        with streaming(scene, *options, before=limit) as (_, trial):
+        import resource  # which Windows has not
+
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (FILE_LIMITS[name], FILE_LIMITS[name]))
+        with streaming(scene, *options, before=limit, waits=False) as (_, trial):
             return refused(trial, words)
     return play
 

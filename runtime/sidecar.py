@@ -7,11 +7,10 @@ and is wrong; and nothing in it says which ONNX it is of.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from runtime.errors import BadInput
-from runtime.write import write_json
 
 VERSION = 1
 LIBRARIES = {"TensorRT": "tensorrt", "TensorRT for RTX": "tensorrt_rtx"}  # and their Python modules
@@ -76,10 +75,6 @@ def sidecar_path(engine):
     """pose.trt → pose.trt.json."""
     engine = Path(engine)
     return engine.with_name(f"{engine.name}.json")
-
-
-def write_sidecar(engine, sidecar):
-    write_json(sidecar_path(engine), asdict(sidecar), indent=1)
 
 
 def read_sidecar(engine):

@@ -217,7 +217,7 @@ def judge_returns(samples, plans, rate, seconds):
     verdicts = [Verdict("it runs to the end", samples[-1].seconds >= seconds - 3 * SAMPLE_EVERY,
                         f"{samples[-1].seconds / 60:.1f} min")]
     for camera, troubles in enumerate(plans):
-        until = [begin for begin, _, _ in troubles[1:]] + [seconds]
+        until = [*(begin for begin, _, _ in troubles[1:]), seconds][:len(troubles)]
         returned = sum(frames_between(samples, camera, end, next_begin) >= 5
                        for (_, end, _), next_begin in zip(troubles, until, strict=True))
         share = samples[-1].frames[camera] / (rate * seconds)

@@ -32,7 +32,8 @@ def test_one_kind_where_the_other_is_needed(person_path, pose_path):
     ("gone.onnx", None, "does not exist: make it with `make export`"),
     ("empty.onnx", b"", "is not an engine"),
     ("text.onnx", b"version https://git-lfs.github.com/spec/v1\n", "is not an engine"),
-    ("net.engine", b"x", "an engine of TensorRT, which this version does not open: give the .onnx file"),
+    ("net.tflite", b"x", "an engine of LiteRT, which this version does not open: give the .onnx file"),
+    ("net.engine", b"x", "net.engine has no net.engine.json beside it"),
     ("net.xml", b"<net/>", "an engine of OpenVINO"),
 ])
 def test_what_is_no_engine(tmp_path, name, content, message):

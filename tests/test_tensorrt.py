@@ -16,14 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import tensorrt_engine, trt_check
 from export.onnx_graph import NMS_SCORE, for_tensorrt, without_nms
-from export.tensorrt_engine import PLUGIN_NODE, with_plugin_nms
+from export.tensorrt_engine import PLUGIN_NODE, with_plugin_nms, write_sidecar
 from export.verify import ExportError, real_inputs
 from runtime.cuda import call
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.errors import BadInput
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
-from runtime.sidecar import Machine, Sidecar, check_sidecar, read_sidecar, sha256, sidecar_path, write_sidecar
+from runtime.sidecar import Machine, Sidecar, check_sidecar, read_sidecar, sha256, sidecar_path
 from runtime.tensorrt_backend import load_plugin
 from tests import engines
 from tests.conftest import ROOT, figure
