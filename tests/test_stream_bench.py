@@ -11,9 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from eval import stream_bench
-from eval.stream_bench_report import curve_rows, rows_of
-from eval.stream_contestants import (
+from eval.stream_bench import __main__ as stream_bench
+from eval.stream_bench.contestants import (
     Camera,
     Clip,
     Contestant,
@@ -25,8 +24,9 @@ from eval.stream_contestants import (
     pipeline,
     take_turn,
 )
-from eval.stream_crowd import TILE, Crowds, crowd, render_tiles
-from eval.stream_peer import open_peer
+from eval.stream_bench.crowd import TILE, Crowds, crowd, render_tiles
+from eval.stream_bench.peer import open_peer
+from eval.stream_bench.report import curve_rows, rows_of
 from runtime.crop import letterbox
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine

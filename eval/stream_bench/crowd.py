@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.stream_contestants import Camera, Contestant, Turn, pipeline, take_turn
+from eval.stream_bench.contestants import Camera, Contestant, Turn, pipeline, take_turn
 from runtime.walkers import render_clip
 from runtime.write import whole_file
 

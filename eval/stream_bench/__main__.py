@@ -13,8 +13,8 @@ As a camera: the same frames at the clip's rate, and one that nobody has fetched
 from a frame's arrival, whether or not anybody was there to fetch it, to its poses.
 
 The engines alone: both run the clip's inputs, made beforehand, side by side, one thread each, with nothing else: so
-fast the pipeline would be if reading, cutting, decoding and passing on cost nothing (`eval.stream_contestants`). The
-peer is rtmlib with copies of our engines that begin and end as it wants them (`eval.stream_peer`).
+fast the pipeline would be if reading, cutting, decoding and passing on cost nothing (`eval.stream_bench.contestants`).
+The peer is rtmlib with copies of our engines that begin and end as it wants them (`eval.stream_bench.peer`).
 
 Prints tables in Markdown; writes stream_bench.json (every turn) and latency.png to --out.
 """
@@ -34,10 +34,10 @@ from tqdm import tqdm
 from eval.bench import load
 from eval.bench_report import new_figure
 from eval.options import positive
-from eval.stream_bench_report import curve_rows, markdown, rows_of
-from eval.stream_contestants import Camera, Clip, Contestant, EnginesAlone, loop, peer, pipeline, take_turn
-from eval.stream_crowd import Crowds, draw_curve
-from eval.stream_peer import open_peer, peer_name
+from eval.stream_bench.contestants import Camera, Clip, Contestant, EnginesAlone, loop, peer, pipeline, take_turn
+from eval.stream_bench.crowd import Crowds, draw_curve
+from eval.stream_bench.peer import open_peer, peer_name
+from eval.stream_bench.report import curve_rows, markdown, rows_of
 from runtime.detect import PersonDetector
 from runtime.doctor import cpu_name
 from runtime.engine import open_engine
