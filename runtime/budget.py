@@ -77,6 +77,8 @@ class Budget:
                 self._change(done, took_back=True)
             elif self.given_up and _p99([age for age, _, _ in self._recent]) < ROOM * self.max_age:
                 self._take_back(done)
+            elif not self.given_up:
+                self.exhausted = False  # what took so long is over
 
     @property
     def p99(self):
@@ -97,7 +99,12 @@ class Budget:
 
     def news(self):
         """A line where something changed, at most one in TOLD_EVERY seconds; else None."""
-        told = self.given_up + " and more is not possible" * self.exhausted
+        if not self.exhausted:
+            told = self.given_up
+        elif self.given_up:
+            told = f"{self.given_up}, and more is not possible"
+        else:
+            told = "nothing, for there is nothing to give up"
         if told == self._told or self._now - self._told_at < TOLD_EVERY:
             return None
         self._told, self._told_at = told, self._now
@@ -130,7 +137,6 @@ class Budget:
     def _take_back(self, now):
         if self._took_back:
             self._patience = max(PATIENCE[0], self._patience / 2)
-        self.exhausted = False
         if self.persons is not None:
             self.persons += max(1, self.persons // 4)
         elif self.engine:
@@ -141,6 +147,7 @@ class Budget:
 
     def _change(self, now, took_back):
         self._changed_at, self._took_back = now, took_back
+        self.exhausted &= not took_back
         self._recent.clear()
 
 

@@ -1,7 +1,13 @@
-"""What video files say of their length, which OpenCV does not pass on."""
+"""What video files say of themselves, and servers of them, which OpenCV does not pass on."""
 
+import base64
+import http.client
 import os
 import re
+import urllib.request
+from urllib.parse import unquote, urlsplit
+
+ENDLESS = ("multipart/", "mpegurl", "dash+xml")  # in types of what has no end, or whose list of parts alone has
 
 
 def counts_frames(path):
@@ -30,5 +36,27 @@ def is_trimmed(path):
 
 def _first_shown(edits):
     """Media time at which the first edit starts; -1 for an empty edit."""
-    wide = edits[0] == 1  # version, flags (4 bytes), count (4), then duration and time in 32 or 64 bits
+    wide = edits[:1] == b"\1"  # version, flags (4 bytes), count (4), then duration and time in 32 or 64 bits
+    if len(edits) < (24 if wide else 16):  # the letters of a name, or the file's end
+        return -1
     return int.from_bytes(edits[16:24] if wide else edits[12:16], "big", signed=True)
+
+
+def is_file_on_server(url, timeout):
+    """Whether an http(s) server says that a URL is a file: it tells its length, or gives any part of it.
+
+    timeout: seconds. False where there is no answer in time, or the server does not answer HEAD.
+    """
+    try:
+        address = urlsplit(str(url))
+        request = urllib.request.Request(address._replace(netloc=address.netloc.rpartition("@")[2], fragment="")
+                                         .geturl(), method="HEAD")
+        if address.username is not None:
+            login = f"{unquote(address.username)}:{unquote(address.password or '')}".encode()
+            request.add_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            kind = answer.headers.get("Content-Type", "").lower()
+            told = "Content-Length" in answer.headers or answer.headers.get("Accept-Ranges", "none") != "none"
+    except (OSError, ValueError, http.client.HTTPException):  # FFmpeg has opened it, so its answer counts
+        return False
+    return told and not any(each in kind for each in ENDLESS)

@@ -15,7 +15,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from runtime.containers import counts_frames, is_trimmed  # noqa: E402
+from runtime.containers import counts_frames, is_file_on_server, is_trimmed  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -25,6 +25,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FPS_WITHOUT_CLOCK = 25.0  # for images, and for cameras and streams that do not say
 URL_TIMEOUT = 10.0  # seconds
+FILE_TIMEOUT = 2.0  # seconds for a server to say that what has no duration is a file
 
 
 @dataclass
@@ -65,6 +66,8 @@ def open_source(camera=None, video=None, images=None):
 
 def open_camera(number):
     """The camera of this number, as a live Video."""
+    if number < 0:  # OpenCV would take the process down
+        raise BadInput(f"camera {number} is below 0: give 0 for the first")
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         devices = ", ".join(sorted(map(str, Path("/dev").glob("video*"))))
@@ -80,6 +83,8 @@ def open_video(path):
     if path.is_dir():
         raise BadInput(f"video {path} is a folder: give --images for a folder of images")
     if not path.is_file():
+        if "@" in str(path) or re.match(r"\w\w+:", str(path)):  # it may hold a password
+            raise BadInput("video does not exist: check the path, or write the address as rtsp://… or http://…")
         raise BadInput(f"video {path} does not exist: check the path")
     # An absolute path, since FFmpeg would read "a:b.mp4" as a protocol.
     capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
@@ -99,17 +104,23 @@ def open_url(url, timeout=URL_TIMEOUT):
     capture = cv2.VideoCapture(str(url), cv2.CAP_FFMPEG, options)
     if not capture.isOpened():
         raise BadInput(f"{label} does not open: no answer, no access, or no video there; try it in a video player")
-    # A file's length can be told; a camera's stream has none.
-    return Video(capture, label, live=capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0)
+    # A file's length can be told; a camera's stream has none. Nor has a file without an index, of which servers know.
+    live = capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
+    if live and str(url).lower().startswith(("http://", "https://")):
+        live = not is_file_on_server(url, min(timeout, FILE_TIMEOUT))
+    return Video(capture, label, live)
 
 
 def hide_secrets(url):
-    """The URL without user, password and query, for messages.
+    """Scheme, host and port of a URL, for messages: user, path and query may all hold a password.
 
-    Passwords hold any sign, unescaped ones too, so that everything before the last @ may be one.
+    Where a later @ leaves open whether the password went on over signs like / the host is not shown either.
     """
     scheme, _, rest = str(url).partition("://")
-    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
+    authority = re.split("[/?#]", rest)[0]
+    if "@" in rest[len(authority):] and re.search("[:@]", authority):
+        return f"{scheme}://…"
+    return f"{scheme}://{authority.rpartition('@')[2]}"
 
 
 class Video:

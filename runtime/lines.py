@@ -5,6 +5,8 @@ import time
 from collections import deque
 from math import inf
 
+IDLE_EVERY = 0.05  # seconds without anything new between two calls of `idle`
+
 QUEUE_SIZE = 2  # frames of a file waiting between two stages: enough to smooth jitter
 SPARE = 0.003  # seconds by which a live frame may be ready too early
 WATCHED = 4  # frames after which a longer wait is believed: one hiccup must not slow the next frames down
@@ -52,12 +54,13 @@ class Line:
             self._changed.notify_all()
             return True
 
-    def take(self, most, outlet=None):
+    def take(self, most, outlet=None, idle=None):
         """Wait for items, and take one each of up to `most` sources, in turn.
 
         Args:
             most: how many sources at once.
             outlet: Line that has to have room for what is taken.
+            idle: function called again and again while there is nothing; where it returns True, that is the end.
 
         Returns:
             The items, at least one; none at the end. A writer's error is raised when nothing is left before it.
@@ -77,8 +80,19 @@ class Line:
                         raise self._error
                     break
                 soonest = min(waits)
-                self._changed.wait(None if soonest == inf else soonest)
+                if idle is None:
+                    self._changed.wait(None if soonest == inf else soonest)
+                elif not self._changed.wait(min(soonest, IDLE_EVERY)) and self._call_unlocked(idle):
+                    break
             return []
+
+    def _call_unlocked(self, function):
+        """A function of the caller's may take its time, and call back."""
+        self._changed.release()
+        try:
+            return function()
+        finally:
+            self._changed.acquire()
 
     def room_in(self, source):
         """Seconds until a stage should begin on this source's next item; infinite while there is no place for it."""

@@ -32,12 +32,13 @@ Persons of a video or camera are tracked: each keeps its number, and its keypoin
 shown from the second detection on. Images of a folder have nothing to do with each other and are not tracked.
 Files, folders and stdin lose no frame; of a camera or a live stream the newest frame is taken, so the picture stays
 fresh on a slow machine. One that breaks off is opened again after 1, 5, 10 and then every 60 seconds, for ever;
-meanwhile outputs say that it is stale or lost, and its persons get new numbers when it is back.
+meanwhile window, page and lines say that it is stale or lost, and its persons get new numbers when it is back.
 Of several sources each has its own persons and numbers. --out drawn.mp4 becomes drawn_0.mp4, drawn_1.mp4 … in their
 order, a folder likewise; the other outputs are common and name the source.
 Persons whom --max-age leaves no time for are not posed and count as lost, the smallest first, until there is time.
 Ctrl-C ends cleanly: the output is complete up to there.
 In the table at the end, "age" is from a frame's arrival to its output, waiting between stages included.
+--jsonl - and --csv - write to stdout; the table then goes to stderr.
 exit codes: 0 done, 2 a one-line error (output so far is kept), 130 Ctrl-C, 143 SIGTERM.
 """
 
@@ -61,8 +62,9 @@ def parse_arguments(argv):
                          help="a camera or live stream that breaks off is an error, and not opened again")
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", metavar="FILE", help="drawn video (.mp4, .mov, .avi), or a folder for JPEGs")
-    outputs.add_argument("--jsonl", metavar="FILE", help="poses as JSON, one frame a line, in pixels and seconds")
-    outputs.add_argument("--csv", metavar="FILE", help="poses as CSV, one person a row")
+    outputs.add_argument("--jsonl", metavar="FILE", help="poses as JSON, one frame a line, in pixels and seconds; "
+                         "- for stdout")
+    outputs.add_argument("--csv", metavar="FILE", help="poses as CSV, one person a row; - for stdout")
     outputs.add_argument("--show", action="store_true", help="show a window; q or Esc ends")
     outputs.add_argument("--serve", metavar="[HOST:]PORT",
                          help="web page with live pictures, states and figures, /metrics and /healthz: 8080 for this "
@@ -89,7 +91,7 @@ def parse_arguments(argv):
                         help="hold the age of live frames, from arrival to output, below this in 99 of 100, as 80ms or "
                              "0.2s: where it takes longer, detections are left out, then the next --pose is taken, "
                              "then only the largest persons are posed; what was given up is told")
-    parser.add_argument("--smooth", type=float, nargs=2, default=(MIN_CUTOFF, BETA), metavar=("HZ", "BETA"),
+    parser.add_argument("--smooth", type=float, nargs=2, metavar=("HZ", "BETA"),
                         help="One-Euro filter: cutoff at rest, and its rise with speed (Hz for each person size a "
                              "second); lower is steadier and later (default: " + f"{MIN_CUTOFF:g} {BETA:g})")
     parser.add_argument("--no-smooth", action="store_true", help="leave keypoints as they are found")
@@ -100,6 +102,8 @@ def parse_arguments(argv):
         parser.error("no source: give --camera N, --video PATH_OR_URL or --images DIR")
     arguments.pose = arguments.pose or [MODELS / "pose.onnx"]
     arguments.max_age = duration("--max-age", arguments.max_age)
+    _check_ignored(arguments)
+    arguments.smooth = arguments.smooth or (MIN_CUTOFF, BETA)
     _check_numbers(arguments)
     _check_places(arguments)
     return arguments
@@ -143,6 +147,9 @@ def _interval(text):
 
 
 def _check_numbers(arguments):
+    for option, value in arguments.sources:
+        if option == "camera" and value < 0:
+            raise BadInput(f"--camera {value} is below 0: give 0 for the first")
     if not 0 <= arguments.threshold <= 1:
         raise BadInput(f"--threshold {arguments.threshold:g} is not in 0..1")
     if arguments.threads < 1:
@@ -159,6 +166,15 @@ def _check_numbers(arguments):
             raise BadInput(f"{option} needs persons that are tracked, which {untracked} leaves out: drop one of them")
     if len(arguments.pose) > 1 and arguments.max_age is None:
         raise BadInput(f"{len(arguments.pose)} --pose engines are for --max-age to choose from: give that, or one")
+
+
+def _check_ignored(arguments):
+    """What would have no effect, nobody meant."""
+    if arguments.serve_token is not None and not arguments.serve:
+        raise BadInput("--serve-token is the page's: give --serve [HOST:]PORT too, or drop it")
+    if arguments.smooth and (arguments.no_smooth or arguments.no_track):
+        other = "--no-smooth" if arguments.no_smooth else "--no-track"
+        raise BadInput(f"--smooth has no effect with {other}: drop one of them")
 
 
 def _check_places(arguments):

@@ -32,7 +32,8 @@ class Result:
         events: Events of this frame.
         unsmoothed: (N, K, 3) keypoints before smoothing; None without a smoother.
         source: which source, from 0 in the order given.
-        state: "live"; "stale": no new frame for a while; "lost": gone, being tried again where it is Reconnecting.
+        state: "live"; "stale": no new frame for a while; "lost": gone, being tried again where it is Reconnecting;
+            "ended": over, while other sources may go on.
         time: seconds on the source's clock, the frame's own where there is one.
         reason: one line, without credentials, on why the source is stale or lost, or how it came back.
         left_out: persons found in this frame or at the last detection that were not posed, to hold a budget.
@@ -56,12 +57,13 @@ class Result:
 
 
 def stream(source, detector, pose, tracker=None, smoother=None, detect_every: int | str = 1,
-           budget=None) -> Iterator[Result]:
+           budget=None, idle=None) -> Iterator[Result]:
     """Run sources through detection and pose estimation, stages overlapping, each source's results in order.
 
     Files and folders lose no frame; of a live source only the newest frame is taken. What a stage raises, the
     caller gets after the results before it. Where one of several sources breaks off with BadInput, a Result of state
-    "lost" says so at once, and the error is raised at the end of the others. Leaving the loop early stops the threads.
+    "lost" says so at once, and the error is raised at the end of the others; where one of several is simply over, a
+    Result of state "ended" says so. Leaving the loop early stops the threads.
 
         from runtime.detect import PersonDetector
         from runtime.engine import open_engine
@@ -86,6 +88,8 @@ def stream(source, detector, pose, tracker=None, smoother=None, detect_every: in
         detect_every: N, run the detector on every N-th frame only; between, the tracker says where persons are, and new
             ones are not found. "auto": so often that it is busy for half of the sources' time at most.
         budget: a new Budget, which holds the age of live frames.
+        idle: function called in the caller's thread, some 20 times a second, while no result comes, as windows need it;
+            where it returns True, the stream ends.
     """
     sources = list(source) if isinstance(source, list | tuple) else [source]
     lives = [each.live for each in sources]
@@ -101,7 +105,7 @@ def stream(source, detector, pose, tracker=None, smoother=None, detect_every: in
     for thread in threads:
         thread.start()
     try:
-        while items := posed.take(1):
+        while items := posed.take(1, idle=idle):
             arrival, result = items[0].arrival, items[0].result
             result.timings["latency"] = time.perf_counter() - arrival
             yield result
@@ -293,6 +297,10 @@ def _capture(number, source, outlet, sources):
             if not outlet.put(number, item):
                 break
             start = time.perf_counter()
+        else:
+            if sources > 1:
+                change = StateChange("ended", seconds, f"{source.label} is over")
+                outlet.put(number, _Item(number, time.perf_counter(), None, change=change))
         outlet.finish()
     except BadInput as error:
         if sources > 1:

@@ -4,12 +4,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from statistics import median
 
 from runtime.errors import BadInput
 from runtime.frames import FPS_WITHOUT_CLOCK, Frame
 
 PAUSES = (1.0, 5.0, 10.0, 60.0)  # seconds before each attempt to open it again; the last one again and again
 STALE_AFTER = 2.0  # seconds without a frame
+STALE_INTERVALS = 3  # of the source's own, where it sends a frame every few seconds only
+STEADY_FOR = 10.0  # seconds of frames after which a break is a new one, and pauses begin anew
 LAST_READ = 1.0  # seconds for which the end waits for a read
 READING = "read"  # first word in the names of threads that read
 
@@ -57,17 +60,19 @@ class Reconnecting:
         opened: the source, where it is open already; without it the first attempt is made at once.
         pauses: seconds before the attempts after a break, the last one again and again; none where a break is to end
             the iteration with its BadInput.
-        stale_after: seconds without a frame after which it is "stale".
+        stale_after: seconds without a frame after which it is "stale", at least: three intervals of its own frames.
+        steady_for: seconds for which frames must have come for the pauses to begin anew.
     """
 
     live = True
     total = None
 
-    def __init__(self, reopen, label, opened=None, pauses=PAUSES, stale_after=STALE_AFTER):
+    def __init__(self, reopen, label, opened=None, pauses=PAUSES, stale_after=STALE_AFTER,
+                 steady_for=STEADY_FOR):
         self.label = label
         self.fps = opened.fps if opened else FPS_WITHOUT_CLOCK
         self._reopen, self._opened = reopen, opened
-        self._pauses, self._stale_after = pauses, stale_after
+        self._pauses, self._stale_after, self._steady_for = pauses, stale_after, steady_for
         self._waiting: deque[_News] = deque()
         self._changed = threading.Condition()
         self._stopped = threading.Event()
@@ -97,15 +102,17 @@ class Reconnecting:
     def _told(self):
         """Frames and changes, of what the reading thread says."""
         state, start, last, last_at = "live", None, None, time.perf_counter()
+        intervals: deque[float] = deque(maxlen=5)
         while True:
-            news = self._next(last_at + self._stale_after if state == "live" else None)
+            patience = max(self._stale_after, STALE_INTERVALS * median(intervals) if intervals else 0)
+            news = self._next(last_at + patience if state == "live" else None)
             if self._stopped.is_set():
                 return
             now = news.arrival if news else time.perf_counter()
             start = now if start is None else start
             if news is None:
                 state = "stale"
-                yield StateChange(state, now - start, f"{self.label}: no frame for {self._stale_after:g} s")
+                yield StateChange(state, now - start, f"{self.label}: no frame for {patience:.3g} s")
             elif news.error is not None:
                 raise news.error
             elif news.frame is None:
@@ -118,6 +125,8 @@ class Reconnecting:
                     reason = f"{self.label}: frames after {now - last_at:.1f} s without{differs}"
                     anew = bool(differs) or last is None or news.connection != last.connection
                     yield StateChange(state, now - start, reason, anew)
+                if last and last.connection == news.connection:
+                    intervals.append(now - last_at)
                 last, last_at = news, now
                 yield replace(news.frame, time=now - start)
 
@@ -138,6 +147,7 @@ class Reconnecting:
     def _read(self, source):
         """The reading thread: open, read to the end, wait, and again."""
         connection, index, attempts = 0, 0, 0
+        first_at = None  # of this connection
         while not self._stopped.is_set():
             try:
                 source = source or self._reopen()
@@ -146,8 +156,10 @@ class Reconnecting:
                     if self._stopped.is_set():
                         break
                     frame = replace(frame, index=index, name=f"{index:06d}")
-                    self._tell(_News(time.perf_counter(), connection, frame))
-                    index, attempts = index + 1, 0
+                    now = time.perf_counter()
+                    first_at = first_at or now
+                    self._tell(_News(now, connection, frame))
+                    index, attempts = index + 1, 0 if now - first_at >= self._steady_for else attempts
                 broken: Exception = BadInput(f"{self.label} ended after {index} frames")
             except BadInput as error:
                 broken = error
@@ -163,7 +175,7 @@ class Reconnecting:
             pause = self._pauses[min(attempts, len(self._pauses) - 1)]
             self._tell(_News(time.perf_counter(), connection, reason=f"{broken}; tried again in {pause:g} s"))
             self._stopped.wait(pause)
-            source, connection, attempts = None, connection + 1, attempts + 1
+            source, first_at, connection, attempts = None, None, connection + 1, attempts + 1
 
 
 def _difference(before, after):

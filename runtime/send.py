@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from urllib.parse import unquote, urlsplit
 
@@ -42,7 +43,8 @@ class Sender:
 
     Args:
         receiver: has `label` (for messages, without secrets), `deliver(lines)`, which raises NotDelivered or
-            Refused, and `close()`. All of it is called in the sender's thread.
+            Refused, and `close()`. All of it is called in the sender's thread. What else it raises is said, and counts
+            as NotDelivered.
         back_off: seconds between tries, the last again and again.
 
     Attributes:
@@ -86,16 +88,17 @@ class Sender:
         while batch := self._next_batch():
             try:
                 self._receiver.deliver([line for _, line in batch])
-            except NotDelivered as error:
-                self._complain(f"{error}; trying again, the newest {MOST_WAITING} lines wait")
-                if not self._wait(self._back_off[min(failures, len(self._back_off) - 1)]):
-                    break
-                failures += 1
-                continue
             except Refused as error:
                 self._complain(f"{error}; lines are dropped until that changes")
                 self._remove(batch, delivered=False)
                 self._wait(self._back_off[0])
+                continue
+            except Exception as error:  # a thread that ended would lose the lines of weeks
+                why = str(error) if isinstance(error, NotDelivered) else _surprise(error)
+                self._complain(f"{why}; trying again, the newest {MOST_WAITING} lines wait")
+                if not self._wait(self._back_off[min(failures, len(self._back_off) - 1)]):
+                    break
+                failures += 1
                 continue
             failures = 0
             self._remove(batch, delivered=True)
@@ -300,6 +303,12 @@ def _parse(url, option, ports, example):
         raise wrong
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return parts, f"{parts.scheme}://{host}:{port}"
+
+
+def _surprise(error):
+    """What was raised and where; its own words may hold an address's secrets."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.filename}, line {place.lineno}, which is a fault of this program"
 
 
 def _reason(error):

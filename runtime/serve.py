@@ -10,13 +10,10 @@ hands over its newest picture and numbers; pictures are encoded while somebody w
 
 import asyncio
 import base64
-import errno
 import hashlib
 import ipaddress
-import os
 import re
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
@@ -24,6 +21,7 @@ from urllib.parse import urlsplit
 
 import cv2
 
+from runtime.connections import MOST_CONNECTIONS, connection_class, listen, reachable
 from runtime.errors import BadInput
 from runtime.status import BUCKET, SourceStatus, prometheus
 
@@ -33,11 +31,10 @@ LONGEST_SIDE = 1280  # pixels: larger pictures are shrunk to it
 PICTURE_WAIT = 1.0  # seconds a request waits for a new picture; short, as browsers open six connections at a time
 WATCHED_FOR = 3.0  # seconds after a request for pictures for which somebody is taken to watch
 LEAST_TOKEN = 12  # characters of a token that somebody chose
-MOST_CONNECTIONS = 100
 
 SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark"><title>Token needed</title><h1>This page needs its token</h1>
-<p>It stands in the address that the program printed when it started.</p>
+<p>It was chosen when the program was started, or stands in the address that the program printed then.</p>
 <form><label>Token <input name="token" type="password" autocomplete="current-password" required></label>
 <button>Watch</button></form></html>"""
 
@@ -51,15 +48,16 @@ class WebPage:
         labels: what to call each source, in the order of their numbers; free of passwords.
         token: whoever asks must know it; without one, one is made where others than this machine can ask.
         clock: seconds that only rise, as `time.monotonic`.
+        budget: the stream's Budget, to say what it gives up; or None.
 
     Attributes:
-        url: where to look, with the token if there is one: whoever has it can watch.
+        url: where to look, with the token where it was made here: whoever has it can watch.
 
     Raises:
         BadInput: the address is none or is taken, the token is too short, or a library is missing.
     """
 
-    def __init__(self, address, labels, token=None, clock=time.monotonic):
+    def __init__(self, address, labels, token=None, clock=time.monotonic, budget=None):
         uvicorn = _load_libraries()
         self._socket, host = listen(address)
         bound, port = self._socket.getsockname()[:2]
@@ -71,8 +69,10 @@ class WebPage:
             raise
         self._hosts = {"127.0.0.1", "::1", "localhost", host.strip("[]").lower()}
         self._cookie = f"pose_{port}"  # browsers keep cookies by host, not by port
-        self.url = f"http://{_reachable(host)}:{port}/" + (f"?token={self._token}" if self._token else "")
+        made = self._token and token is None  # one that was chosen is known, and must not get into a log
+        self.url = f"http://{reachable(host)}:{port}/" + (f"?token={self._token}" if made else "")
         self._run = secrets.token_hex(4)  # tells the page that the server is another one
+        self._budget = budget
         self._lock = threading.Lock()
         self._statuses = [SourceStatus(number, label, clock) for number, label in enumerate(labels)]
         self._cameras = [_Camera() for _ in labels]
@@ -82,8 +82,9 @@ class WebPage:
             "cache-control": "no-store", "cross-origin-resource-policy": "same-origin"}.items()]
         # Its server is told to stop by close(), not by signals: those are the command's.
         self._server = uvicorn.Server(uvicorn.Config(
-            self._application(), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-            limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=1))
+            self._application(), http=connection_class(), log_config=None, access_log=False, server_header=False,
+            log_level="error",  # warnings are of what clients do wrong, and would let anybody fill the log
+            lifespan="off", ws="none", backlog=MOST_CONNECTIONS, timeout_graceful_shutdown=1))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="serve", daemon=True)
         self._thread.start()
 
@@ -96,8 +97,13 @@ class WebPage:
         """Hand over a result and its (H, W, 3) uint8 BGR picture, which must not change afterwards; None for none."""
         with self._lock:
             self._statuses[result.source].add(result)
-        if drawn is not None:
+        if result.frame is not None:
             self._cameras[result.source].show(drawn)
+
+    def took(self, source, seconds):
+        """What drawing and writing the last frame of a source took, in all outputs: part of the next one's age."""
+        with self._lock:
+            self._statuses[source].output_seconds = seconds
 
     def close(self):
         """Stop the server; whoever watches is told by the page."""
@@ -111,7 +117,7 @@ class WebPage:
 
         routes = Starlette(routes=[
             Route("/", self._home), Route("/state.json", self._state), Route("/metrics", self._metrics),
-            Route("/healthz", self._health), Route("/picture/{source:int}.jpg", self._picture)])
+            Route("/healthz", self._health), Route("/picture/{source}.jpg", self._picture)])
 
         async def application(scope, receive, send):
             async def send_safely(message):
@@ -129,9 +135,11 @@ class WebPage:
         from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
         request = Request(scope)
-        # A page of another site could have its own name lead here (DNS rebinding), and read what this machine may.
-        if self._loopback and _host_name(request.headers.get("host", "")) not in self._hosts:
-            return PlainTextResponse("This page answers to localhost only.\n", 403)
+        # A page of another site could have its own name lead here (DNS rebinding), and read what this machine may;
+        # but the token it does not know. Reverse proxies come with names of their own.
+        if self._loopback and not self._token and _host_name(request.headers.get("host", "")) not in self._hosts:
+            return PlainTextResponse("This page answers to localhost only; start it with --serve-token for others.\n",
+                                     403)
         path = scope["path"]
         if not self._token or path == "/healthz":
             return None
@@ -140,7 +148,7 @@ class WebPage:
         if self._knows_token(asked) and path == "/":
             welcome = RedirectResponse("./", 303)  # so that the token is not left in the address bar
             welcome.set_cookie(self._cookie, self._token, max_age=365 * 86400, path=None, httponly=True,
-                               samesite="lax", secure=request.url.scheme == "https")
+                               samesite="lax", secure=scope["scheme"] == "https")
             return welcome
         if any(map(self._knows_token, (asked, bearer, request.cookies.get(self._cookie)))):
             return None
@@ -162,7 +170,8 @@ class WebPage:
 
         with self._lock:
             sources = [status.report() for status in self._statuses]
-        return JSONResponse({"run": self._run, "bucket": BUCKET, "sources": sources})
+        given_up = self._budget.given_up if self._budget else ""
+        return JSONResponse({"run": self._run, "bucket": BUCKET, "given_up": given_up, "sources": sources})
 
     async def _metrics(self, request):
         from starlette.responses import Response
@@ -185,9 +194,10 @@ class WebPage:
         from starlette.responses import PlainTextResponse, Response
 
         source, after = request.path_params["source"], request.query_params.get("after", "0")
-        if source >= len(self._cameras) or not re.fullmatch("[0-9]{1,15}", after):
+        known = re.fullmatch("[0-9]{1,4}", source) and int(source) < len(self._cameras)
+        if not known or not re.fullmatch("[0-9]{1,15}", after):
             return PlainTextResponse("No such picture.\n", 404)
-        camera, until = self._cameras[source], time.monotonic() + PICTURE_WAIT
+        camera, until = self._cameras[int(source)], time.monotonic() + PICTURE_WAIT
         while True:
             number, jpeg = await camera.picture()
             if number > int(after):
@@ -208,13 +218,19 @@ class _Camera:
         self._encoding = asyncio.Lock()
 
     def show(self, picture):
-        self._newest = (self._newest[0] + 1, picture)
+        """The newest frame's picture, or None where nobody drew it: the one before would pass for it."""
+        self._newest = (self._newest[0] + (picture is not None), picture)
 
     async def picture(self):
-        """Number and JPEG of a picture: the newest, or the one before where that was encoded a moment ago."""
+        """Number and JPEG of a picture: the newest, or the one before where that was encoded a moment ago.
+
+        (0, b"") where there is none.
+        """
         self.asked = time.monotonic()
         async with self._encoding:
             number, picture = self._newest
+            if picture is None:
+                return 0, b""
             if number > self._encoded[0] and time.monotonic() - self._encoded_at >= 1 / MOST_PICTURES:
                 self._encoded_at = time.monotonic()
                 self._encoded = number, await asyncio.to_thread(_encode, picture)
@@ -228,32 +244,6 @@ def _encode(picture):
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 
 
-def listen(address):
-    """A listening socket, and the host's name as given ("127.0.0.1" where only a port is), or BadInput."""
-    matched = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):)?(\d{1,5})", str(address))
-    if not matched or int(matched[2]) > 65535:
-        raise BadInput(f"--serve {address} is no address: give a port, 8080, or HOST:PORT, 0.0.0.0:8080 or [::1]:8080")
-    host, port = matched[1] or "127.0.0.1", int(matched[2])
-    listener = None
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere it would let two programs have one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # phones go without a word
-        listener.bind(place)
-        listener.listen(MOST_CONNECTIONS)
-    except OSError as error:
-        if listener:
-            listener.close()
-        remedies = {errno.EADDRINUSE: f"end the program that has it, or choose another port, as {port + 1}",
-                    errno.EACCES: "choose a port from 1024 on",
-                    errno.EADDRNOTAVAIL: "give an address of this machine, or 0.0.0.0 for all"}
-        raise BadInput(f"--serve {address} cannot be listened on: {error.strerror}; "
-                       + remedies.get(error.errno or 0, "check the address")) from error
-    return listener, host
-
-
 def _checked_token(token, needed):
     """The token to ask for; None for none."""
     if token is None:
@@ -262,18 +252,6 @@ def _checked_token(token, needed):
         raise BadInput(f"the page's token must have {LEAST_TOKEN} or more letters, digits or -_.~ and has {len(token)} "
                        "characters: choose another, or none to have one made")
     return token
-
-
-def _reachable(host):
-    """A host name for the address to print: where all addresses are listened on, the one that leads outside."""
-    if host not in ("0.0.0.0", "[::]"):
-        return host
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # of the addresses for examples (RFC 5737); sends nothing
-        except OSError:
-            return socket.gethostname()  # no network, only its name is known
-        return probe.getsockname()[0]
 
 
 def _host_name(header):

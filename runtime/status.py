@@ -16,7 +16,7 @@ HISTORY = 120  # of them: ten minutes
 MOST_EVENTS = 20  # kept
 SILENT_AFTER = 10.0  # seconds without any result, after which a source that says it is live is not believed
 AGE_BOUNDS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # seconds, for the histogram
-STATES = ("live", "stale", "lost")
+STATES = ("live", "stale", "lost", "ended")
 
 
 class SourceStatus:
@@ -26,13 +26,20 @@ class SourceStatus:
         number: of the source, from 0.
         label: what people call it; free of passwords.
         clock: seconds that only rise, as `time.monotonic`.
+
+    Attributes:
+        persons: in the newest frame; None where nobody knows.
+        left_out: persons of it that were not posed, to hold a budget.
+        output_seconds: what drawing and writing took at last, to be set by whoever knows: part of a frame's age.
     """
 
     def __init__(self, number, label, clock=time.monotonic):
         self.number, self.label = number, label
         self._clock = clock
         self.frames = self.dropped = self.entered = 0
-        self.persons = 0
+        self.persons: int | None = None
+        self.left_out = 0
+        self.output_seconds = 0.0
         self.age_counts = [0] * len(AGE_BOUNDS)  # ages up to each bound
         self.age_sum = 0.0
         self._state, self._reason, self._since = "stale", "no picture yet", clock()
@@ -53,15 +60,16 @@ class SourceStatus:
         for event in result.events:
             self._events.append((now, event.kind, event.id))
             self.entered += event.kind == "enter"
-        self.persons = len(result.poses)
         if result.frame is None:
+            self.persons, self.left_out = None, 0
             return
+        self.persons, self.left_out = len(result.poses), result.left_out
         self.frames += 1
         # A source that is opened anew may count from 0 again.
         if result.frame.index > self._last_index:
             self.dropped += result.frame.index - self._last_index - 1
         self._last_index = result.frame.index
-        self._add_age(now, result.timings["latency"])
+        self._add_age(now, result.timings["latency"] + self.output_seconds)
         bucket = int(now // BUCKET)
         if not self._history or self._history[-1][0] != bucket:
             self._history.append([bucket, 0, 0])
@@ -78,7 +86,7 @@ class SourceStatus:
         return heard is not None and now - heard > SILENT_AFTER
 
     def state(self):
-        """"live", "stale" or "lost", the reason (None where live), and for how many seconds it has been so."""
+        """"live", "stale", "lost" or "ended", the reason (None where live), and for how many seconds it has been so."""
         now = self._clock()
         if self._state == "live" and self._was_silent(self._heard, now):
             return "stale", "nothing has come out of the stream", now - self._heard
@@ -87,9 +95,9 @@ class SourceStatus:
     def report(self):
         """Everything that the page shows of it, for JSON. Ages are in seconds, None where the last minute had none.
 
-        "persons" is None where the source is not live. "history" is the mean number of persons in each of the last
-        HISTORY buckets of BUCKET seconds, oldest first, None where there was no frame. "events" are the newest first,
-        with how many seconds ago they were.
+        "persons" is None where the source is not live or has no frame yet. "history" is the mean number of persons in
+        each of the last HISTORY buckets of BUCKET seconds, oldest first, None where there was no frame. "events" are
+        the newest first, with how many seconds ago they were.
         """
         now = self._clock()
         state, reason, seconds = self.state()
@@ -100,7 +108,8 @@ class SourceStatus:
         return {
             "source": self.number, "label": self.label, "state": state, "reason": reason, "for": round(seconds, 1),
             "frames": self.frames, "dropped": self.dropped, "fps": round(self.fps(), 2), "age_p50": middle,
-            "age_p99": slow, "persons": self.persons if state == "live" else None, "entered": self.entered,
+            "age_p99": slow, "persons": self.persons if state == "live" else None, "left_out": self.left_out,
+            "entered": self.entered,
             "history": [means.get(bucket) for bucket in range(newest - HISTORY + 1, newest + 1)],
             "events": [{"kind": kind, "id": id, "ago": round(now - when, 1)}
                        for when, kind, id in reversed(self._events)],
@@ -127,12 +136,20 @@ def prometheus(sources):
         *family("dropped_frames_total", "counter", "Frames passed over because a newer one was there.",
                 lambda source: [("", "", source.dropped)]),
         *family("entered_total", "counter", "Persons who came.", lambda source: [("", "", source.entered)]),
-        *family("persons", "gauge", "Persons in the newest frame.", lambda source: [("", "", source.persons)]),
+        *family("persons", "gauge", "Persons in the newest frame, while it is live.",
+                lambda source: _while_live(source, source.persons)),
+        *family("left_out_persons", "gauge", "Persons of the newest frame not posed, to hold the budget.",
+                lambda source: _while_live(source, source.left_out)),
         *family("fps", "gauge", f"Frames a second over the last {FPS_WINDOW:g} seconds.",
                 lambda source: [("", "", round(source.fps(), 3))]),
         *family("state", "gauge", "1 for the state that the source is in, 0 for the others.", _state_rows),
-        *family("age_seconds", "histogram", "Seconds from a frame's arrival to its result.", _age_rows),
+        *family("age_seconds", "histogram", "Seconds from a frame's arrival to the end of its output.", _age_rows),
     ]) + "\n"
+
+
+def _while_live(source, number):
+    """No row where nobody knows: 0 persons would be a count."""
+    return [("", "", number)] if source.state()[0] == "live" and source.persons is not None else []
 
 
 def _state_rows(source):

@@ -26,13 +26,24 @@ from runtime.smooth import Smoother
 from runtime.stop import StopRequest
 from runtime.timings import Timings
 from runtime.track import WEAK, Tracker
-from runtime.write import CsvWriter, JsonLinesWriter, Window, open_output
+from runtime.write import CsvWriter, JsonLinesWriter, Window, is_stdout, open_output
+
+UNSEEN_REDRAWN = 600.0  # seconds between two states of the progress where it is no terminal
 
 
 def main(argv=None):
     """Run the command. argv: its arguments, those of the process if None. Returns the exit code."""
     arguments = parse_arguments(argv)
     stop = StopRequest()
+    try:
+        return _run(arguments, stop)
+    except KeyboardInterrupt:
+        if not stop.exit_code:
+            raise
+        return stop.exit_code
+
+
+def _run(arguments, stop):
     with ExitStack() as opened:
         opened.callback(stop.restore)
         window = opened.enter_context(closing(Window())) if arguments.show else None
@@ -48,20 +59,29 @@ def main(argv=None):
         trackers, smoothers = followers(arguments, poses[0].schema)
         budget = open_budget(arguments, sources, trackers)
         timings = Timings([source.label for source in sources], bool(arguments.report), budget)
-        opened.callback(timings.report)
-        outputs = Outputs(arguments, sources, window, poses[0].schema, opened)
+        on_stdout = any(map(is_stdout, (arguments.jsonl, arguments.csv)))
+        opened.callback(timings.report, sys.stderr if on_stdout else sys.stdout)
+        outputs = stop.until(Outputs, arguments, sources, window, poses[0].schema, opened, budget)
+        if outputs is None:
+            return stop.exit_code
 
         totals = [source.total for source in sources]
+        # In a log every redrawing is one more line.
+        redrawn = 0.1 if sys.stderr.isatty() else UNSEEN_REDRAWN
         progress = opened.enter_context(tqdm(
             total=None if None in totals else sum(totals), unit=" frames",
+            mininterval=redrawn, maxinterval=max(10, redrawn),
             desc=sources[0].label if len(sources) == 1 else f"{len(sources)} sources"))
         timings.start()
-        results = stream(sources, detector, poses, trackers, smoothers, arguments.detect_every, budget)
+        results = stream(sources, detector, poses, trackers, smoothers, arguments.detect_every, budget,
+                         idle=window.look if window else None)
         told = ["live"] * len(sources)
         for result in opened.enter_context(closing(stop.between(results))):
             start = time.perf_counter()
-            outputs.write(result, f"{timings.fps:.1f} FPS" if window else "")
-            timings.add(result, time.perf_counter() - start)
+            outputs.write(result, f"{timings.recent_fps:.1f} FPS" if window else "")
+            took = time.perf_counter() - start
+            timings.add(result, took)
+            outputs.took(result, took)
             news = [budget.news() if budget else None]
             if result.frame is not None:
                 progress.update()
@@ -127,6 +147,10 @@ def open_sources(given, pauses):
             opened[number] = Reconnecting(reopen, label, pauses=pauses)
         elif source.live:
             opened[number] = Reconnecting(reopen, source.label, source, pauses)
+    labels = [source.label for source in opened]
+    for number, source in enumerate(opened):
+        if labels.count(source.label) > 1:  # two channels of one recorder
+            source.label += f" (source {number})"
     return opened
 
 
@@ -157,17 +181,28 @@ class Outputs:
         window: Window, or None.
         schema: KeypointSchema of the poses.
         opened: ExitStack that closes the outputs.
+        budget: the stream's Budget, or None.
+
+    What can fail without harm is opened first: a second start by mistake must not empty the files of the first.
     """
 
-    def __init__(self, arguments, sources, window, schema, opened):
+    def __init__(self, arguments, sources, window, schema, opened, budget=None):
         def add(writer):
             opened.callback(writer.close)
             return [writer]
 
         self._schema = schema
-        self._drawings = ([] if window is None else [window] if len(sources) == 1
-                          else [Mosaic(window, len(sources))])
+        self._drawings = [] if window is None else [Mosaic(window, len(sources))]
         self._drawings_of, self._lines, self._page = [], [], None
+        if arguments.serve:
+            token = arguments.serve_token or os.environ.get("SERVE_TOKEN") or None
+            labels = [source.label for source in sources]
+            [self._page] = add(WebPage(arguments.serve, labels, token, budget=budget))
+            tqdm.write(f"page: {self._page.url}", file=sys.stderr)
+        if arguments.webhook:
+            self._lines += add(open_webhook(arguments.webhook))
+        if arguments.mqtt:
+            self._lines += add(open_mqtt(arguments.mqtt))
         if arguments.out:
             for path, source in zip(output_paths(arguments.out, len(sources)), sources, strict=True):
                 self._drawings_of += add(open_output(path, source.fps, source.live))
@@ -175,14 +210,6 @@ class Outputs:
             self._lines += add(JsonLinesWriter(arguments.jsonl))
         if arguments.csv:
             self._lines += add(CsvWriter(arguments.csv, schema.names))
-        if arguments.webhook:
-            self._lines += add(open_webhook(arguments.webhook))
-        if arguments.mqtt:
-            self._lines += add(open_mqtt(arguments.mqtt))
-        if arguments.serve:
-            token = arguments.serve_token or os.environ.get("SERVE_TOKEN") or None
-            [self._page] = add(WebPage(arguments.serve, [source.label for source in sources], token))
-            tqdm.write(f"page: {self._page.url}", file=sys.stderr)
 
     def write(self, result, caption):
         """Draw, if anybody looks, and write. caption: for the picture."""
@@ -193,6 +220,11 @@ class Outputs:
             drawn = draw_poses(result.frame.image, result.poses, self._schema, caption=caption, ids=result.ids)
         for output in [*drawings, *self._lines]:
             output.write(result, drawn)
+
+    def took(self, result, seconds):
+        """What `write` took of a result, for the ages that the page tells."""
+        if self._page and result.frame is not None:
+            self._page.took(result.source, seconds)
 
 
 def run():

@@ -8,7 +8,8 @@ import numpy as np
 from runtime.jitter import JitterReport
 
 KEPT = 100_000  # frames, so that a camera can run for months
-RECENT = 300  # live frames over which the age is told while the run goes on
+RECENT = 300  # frames over which age and FPS are told while the run goes on
+FPS_WINDOW = 5.0  # seconds, likewise
 
 
 class Latest:
@@ -48,16 +49,17 @@ class Timings:
         self._running = False
         self._stages: defaultdict[str, Latest] = defaultdict(Latest)
         self._ages: deque[float] = deque(maxlen=RECENT)
+        self._ends: deque[float] = deque(maxlen=RECENT)
         self._started = self._ended = time.perf_counter()
 
     def start(self):
         self._running = True
         self._started = self._ended = time.perf_counter()
 
-    def report(self):
-        """Print the table, unless an error came before the first frame was asked for."""
+    def report(self, file=None):
+        """Print the table to a file, stdout if None, unless an error came before the first frame was asked for."""
         if self._running:
-            print(self.table(), flush=True)
+            print(self.table(), file=file, flush=True)
 
     def add(self, result, output_seconds):
         """Count a result, and the seconds that drawing and writing took."""
@@ -82,10 +84,17 @@ class Timings:
         self._stages["draw, write"].append(output_seconds)
         self._stages["age"].append(age)
         self._ages.append(age)
+        self._ends.append(self._ended)
 
     @property
     def fps(self):
         return self.frames / max(self._ended - self._started, 1e-9)
+
+    @property
+    def recent_fps(self):
+        """Frames a second over the last FPS_WINDOW seconds, or the last RECENT frames."""
+        ends = [end for end in self._ends if end > self._ended - FPS_WINDOW]
+        return (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9) if len(ends) > 1 else 0.0
 
     @property
     def age(self):

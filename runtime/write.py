@@ -157,12 +157,14 @@ class JsonLinesWriter:
 
     in pixels of the frame and seconds. An id is a person's own for the whole run, null without tracking. An event's
     kind is "enter", "lost" or "return". Where only a source's state changed, "frame" is null and "reason" says why.
+    Where a budget left persons out, "left_out" says how many.
     docs/output.md says more, and what earlier versions had. Every line is written whole, whatever ends the run.
+    The path "-" is stdout.
     """
 
     def __init__(self, path):
         self.path = Path(path)
-        self._file = _open_file(self.path, truncate=True)
+        self._file = _open_lines(self.path)
 
     def write(self, result, drawn=None):
         _append_whole(self._file, self.path, poses_json(result) + "\n")
@@ -175,26 +177,30 @@ class CsvWriter:
     """Writes poses as CSV, one person a row, in the units of the JSON lines; a first line names the columns.
 
     Args:
-        path: of the file; missing folders are made, a file of this name is replaced.
+        path: of the file, "-" for stdout; missing folders are made, a file of this name is replaced.
         names: the K keypoints' names (`pose.schema.names`).
 
-    Frames without persons have no row, and so have changes of a source's state. A frame's rows are written whole or not
-    at all, whatever ends the run.
+    Frames without persons have no row; a change of a source's state has one, with source, state and time only. A
+    frame's rows are written whole or not at all, whatever ends the run.
     """
 
     def __init__(self, path, names):
         self.path = Path(path)
-        self._file = _open_file(self.path, truncate=True)
+        self._file = _open_lines(self.path)
         points = [f"{name}_{value}" for name in names for value in ("x", "y", "score")]
+        self._columns = 10 + len(points)
         _append_whole(self._file, self.path, _csv_rows(
-            [["source", "frame", "time", "id", "score", "left", "top", "right", "bottom", *points]]))
+            [["source", "state", "frame", "time", "id", "score", "left", "top", "right", "bottom", *points]]))
 
     def write(self, result, drawn=None):
-        if not len(result.poses):
-            return
-        _append_whole(self._file, self.path, _csv_rows(
-            [result.source, result.frame.index, round(result.time, 4), person["id"], person["score"], *person["box"],
-             *(value for point in person["keypoints"] for value in point)] for person in _persons(result)))
+        if result.frame is None:
+            _append_whole(self._file, self.path, _csv_rows(
+                [[result.source, result.state, "", round(result.time, 4), *[""] * (self._columns - 4)]]))
+        elif len(result.poses):
+            _append_whole(self._file, self.path, _csv_rows(
+                [result.source, result.state, result.frame.index, round(result.time, 4), person["id"], person["score"],
+                 *person["box"], *(value for point in person["keypoints"] for value in point)]
+                for person in _persons(result)))
 
     def close(self):
         self._file.close()
@@ -208,6 +214,8 @@ def poses_json(result):
             "events": [{"kind": event.kind, "id": event.id} for event in result.events]}
     if frame is None:
         line["reason"] = result.reason
+    if result.left_out:
+        line["left_out"] = result.left_out
     return json.dumps(line)
 
 
@@ -241,14 +249,21 @@ class Window:
         if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             raise BadInput("--show needs a display, and DISPLAY is not set: run it on a desktop, or use --out")
         cv2.namedWindow(self.title, cv2.WINDOW_NORMAL)
-        self.closed = False
+        self.closed = self._shown = False
 
     def write(self, result, drawn):
         if drawn is not None:
             cv2.imshow(self.title, drawn)
+            self._shown = True
+        self.look()
+
+    def look(self):
+        """Whether it is closed; to be asked often, also without pictures, since a window lives by that."""
         pressed = cv2.waitKey(1) & 0xFF
-        gone = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
-        self.closed = pressed in (ord("q"), 27) or gone
+        # Before the first picture, some libraries do not show it yet.
+        gone = self._shown and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
+        self.closed = self.closed or pressed in (ord("q"), 27) or gone
+        return self.closed
 
     def close(self):
         cv2.destroyAllWindows()
@@ -258,11 +273,26 @@ def _rounded(values, digits):
     return [round(float(value), digits) for value in np.asarray(values)]
 
 
-def _open_file(path, truncate=False):
-    """Open for writing without a buffer, so that an error shows at the write that met it."""
+def is_stdout(path):
+    """Whether an output's path means stdout."""
+    return str(path) in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def _open_lines(path):
+    """Open a file of lines, an old one emptied, or stdout."""
+    if is_stdout(path):
+        return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+    file = _open_file(path)
+    if path.is_file():  # no pipe, no device
+        file.truncate(0)
+    return file
+
+
+def _open_file(path):
+    """Open for appending without a buffer, so that an error shows at the write that met it."""
     make_folder(path.parent)
     try:
-        return open(path, "wb" if truncate else "ab", buffering=0)
+        return open(path, "ab", buffering=0)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -274,9 +304,11 @@ def _append_whole(file, path, text):
     try:
         while landed < len(data):
             landed += file.write(data[landed:])
-    except OSError as error:
-        if landed:
+    except (OSError, KeyboardInterrupt) as error:
+        if landed and file.seekable():  # what went through a pipe is gone
             file.truncate(file.tell() - landed)
+        if isinstance(error, KeyboardInterrupt) or isinstance(error, BrokenPipeError) and is_stdout(path):
+            raise
         raise _cannot_write(path, error) from error
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_held_is_said():
     machine = Machine(budget, rest=30)
     machine.run(30, persons=4)
     assert budget.exhausted and budget.persons == 1
-    assert budget.news().endswith("all but the 1 largest persons of a frame and more is not possible")
+    assert budget.news().endswith("all but the 1 largest persons of a frame, and more is not possible")
     assert "held by 0.0% of 750 live frames" in str(budget)
     assert re.search(r"gave up     detections 9\d% of the time, small persons \d\d% of the time", str(budget))
 
@@ -199,3 +199,25 @@ def test_the_engine_that_the_budget_chooses_is_used():
 def test_skipping_detections_needs_trackers():
     with pytest.raises(ValueError, match="need a tracker"):
         next(stream(Hall(0.1), None, None, budget=Budget(0.1)))
+
+
+def test_where_nothing_can_be_given_up_the_news_say_so_and_then_that_it_is_over():
+    budget = Budget(0.05, skips_detections=False)
+    machine = Machine(budget)
+    machine.run(10, persons=1, noise=0.02)  # 10 + 30 + 10 ms, and some more
+    assert budget.exhausted
+    assert budget.news().endswith(": gives up nothing, for there is nothing to give up")
+    machine.detection = 5
+    machine.run(60, persons=1)
+    assert not budget.exhausted and budget.news().endswith(": gives up nothing now")
+
+
+def test_more_is_possible_again_once_something_was_taken_back():
+    """Of twelve persons one is left, and then there are fewer anyway."""
+    budget = Budget(0.03, skips_detections=False)
+    machine = Machine(budget)
+    machine.run(60, persons=12)
+    assert budget.exhausted and budget.news().endswith("largest persons of a frame, and more is not possible")
+    machine.detection = 0
+    machine.run(60, persons=1)
+    assert not budget.exhausted and budget.given_up == ""

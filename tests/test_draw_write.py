@@ -226,6 +226,23 @@ def test_json_lines_of_several_sources_and_of_one_that_is_lost(tmp_path):
                         "events": [], "reason": "no answer within 10 s"}
 
 
+def test_lines_begin_with_an_empty_file_and_can_go_to_a_pipe(tmp_path):
+    path = tmp_path / "poses.jsonl"
+    for _ in range(2):
+        writer = JsonLinesWriter(path)
+        writer.write(result())
+        writer.close()
+    assert path.read_text().count("\n") == 1
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        writer = JsonLinesWriter(tmp_path / "pipe")
+        writer.write(result())
+        assert os.read(reader, 1 << 16) == path.read_bytes()
+        writer.close()
+        os.close(reader)
+
+
 def read_rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -242,10 +259,12 @@ def test_csv_says_the_same_as_json_lines(tmp_path):
         writer.close()
     rows = read_rows(tmp_path / "new" / "poses.csv")
     lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
-    assert list(rows[0])[:12] == ["source", "frame", "time", "id", "score", "left", "top", "right", "bottom", "nose_x",
-                                  "nose_y", "nose_score"]
-    assert list(rows[0])[-1] == "right_ankle_score" and len(rows[0]) == 9 + 3 * 17
-    assert len(rows) == 3
+    assert list(rows[0])[:13] == ["source", "state", "frame", "time", "id", "score", "left", "top", "right", "bottom",
+                                  "nose_x", "nose_y", "nose_score"]
+    assert list(rows[0])[-1] == "right_ankle_score" and len(rows[0]) == 10 + 3 * 17
+    lost = rows.pop(2)
+    assert {name: value for name, value in lost.items() if value} == {"source": "0", "state": "lost", "time": "1.0"}
+    assert len(rows) == 3 and {row["state"] for row in rows} == {"live"}
     persons = [(line, person) for line in lines for person in line["persons"]]
     for row, (line, person) in zip(rows, persons, strict=True):
         assert [int(row[name]) for name in ("source", "frame")] == [line["source"], line["frame"]]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.containers import is_file_on_server, is_trimmed
 from runtime.errors import BadInput
 from runtime.frames import PipedVideo, hide_secrets, natural_order, open_source
 from tests.conftest import ROOT, figure, index_first, write_clip
@@ -71,6 +72,22 @@ def test_camera_that_does_not_open():
         open_source(camera=63)
 
 
+def test_a_camera_below_0_and_an_address_with_one_slash():
+    with pytest.raises(BadInput, match="camera -1 is below 0: give 0 for the first"):
+        open_source(camera=-1)
+    for address in ("rtsp:/admin:hunter2@cam/s", "admin:hunter2@cam/s", "rtsp:/cam/password=hunter2"):
+        with pytest.raises(BadInput, match="video does not exist: .*write the address as rtsp://") as caught:
+            open_source(video=address)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("edits", [b"", b"\1" + bytes(22), bytes(15)])
+def test_the_letters_of_an_edit_list_at_the_end_of_an_mp4(tmp_path, edits):
+    box = b"moov" + b"elst" + edits
+    (tmp_path / "clip.mp4").write_bytes((len(box) + 4).to_bytes(4, "big") + box)
+    assert not is_trimmed(tmp_path / "clip.mp4")
+
+
 def test_images_in_natural_order(tmp_path):
     for number in (10, 2, 1):
         cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((8, 8, 3), number, np.uint8))
@@ -107,18 +124,25 @@ def test_folders_without_images(tmp_path):
 
 
 @pytest.mark.parametrize(("url", "shown"), [
-    ("rtsp://user:secret@camera.local:554/live?token=abc", "rtsp://camera.local:554/live"),
-    ("http://host/clip.mp4", "http://host/clip.mp4"),
-    ("rtsp://user:pa/ss@host/live", "rtsp://host/live"),
-    ("rtsp://user:p#a?s/s@@host:554/live", "rtsp://host:554/live"),
-    ("http://[broken/live?key=secret", "http://[broken/live"),
+    ("rtsp://user:secret@camera.local:554/live?token=abc", "rtsp://camera.local:554"),
+    ("http://host/clip.mp4", "http://host"),
+    ("rtsp://[fe80::1]:554/live", "rtsp://[fe80::1]:554"),
+    ("rtsp://cam:554/user=admin&password=hunter2&channel=1&stream=0.sdp", "rtsp://cam:554"),
+    ("http://host/video?user=admin&pwd=p@ss", "http://host"),
+    ("rtsp://user:p@ss@host/live", "rtsp://host"),
+    # Nobody knows where these passwords end, so that no host is shown either.
+    ("rtsp://user:pa/ss@host/live", "rtsp://…"),
+    ("rtsp://user:p#a?s/s@@host:554/live", "rtsp://…"),
+    ("rtsp://user:12345/6@host/live", "rtsp://…"),
+    ("rtsp://user:p@x#s@host/live", "rtsp://…"),
+    ("http://[broken/live?key=secret", "http://[broken"),
 ])
 def test_secrets_of_a_url_are_hidden(url, shown):
     assert hide_secrets(url) == shown
 
 
 def test_url_that_does_not_open(capfd):
-    with pytest.raises(BadInput, match="http://127.0.0.1:1/clip.mp4 does not open") as caught:
+    with pytest.raises(BadInput, match="http://127.0.0.1:1 does not open") as caught:
         open_source(video="http://user:secret@127.0.0.1:1/clip.mp4?token=secret")
     assert "secret" not in str(caught.value)
     assert capfd.readouterr().err == ""
@@ -132,6 +156,12 @@ def served(answer):
         def do_GET(self):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 answer(self)
+
+        def do_HEAD(self):
+            if not hasattr(answer, "head"):
+                self.send_error(501)
+            else:
+                answer.head(self)
 
         def log_message(self, *_):
             pass
@@ -149,12 +179,16 @@ def served(answer):
 
 
 def send_file(path):
-    def answer(handler):
-        data = path.read_bytes()
+    def head(handler):
         handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
+        handler.send_header("Content-Length", str(path.stat().st_size))
         handler.end_headers()
-        handler.wfile.write(data)
+
+    def answer(handler):
+        head(handler)
+        handler.wfile.write(path.read_bytes())
+
+    answer.head = head
     return answer
 
 
@@ -189,12 +223,47 @@ def test_file_on_a_server_loses_no_frame(tmp_path):
     assert frames == list(range(30))
 
 
+def test_a_file_without_duration_on_a_server_is_no_camera(tmp_path):
+    """Pictures one after the other, as cameras send them, but with an end."""
+    pictures = [cv2.imencode(".jpg", np.full((48, 64, 3), 8 * index, np.uint8))[1].tobytes() for index in range(30)]
+    (tmp_path / "clip.mjpeg").write_bytes(b"".join(pictures))
+    with served(send_file(tmp_path / "clip.mjpeg")) as address:
+        source = open_source(video=f"{address.replace('//', '//user:p%40ss@')}/clip.mjpeg")
+        assert (source.total, source.live) == (None, False)
+        assert [frame.index for frame in source] == list(range(30))
+        source.close()
+
+
+@pytest.mark.parametrize(("headers", "is_file"), [
+    ({"Content-Length": "1000"}, True),
+    ({"Accept-Ranges": "bytes"}, True),
+    ({"Accept-Ranges": "none"}, False),
+    ({}, False),
+    ({"Content-Length": "1000", "Content-Type": "multipart/x-mixed-replace; boundary=x"}, False),
+    ({"Content-Length": "1000", "Content-Type": "application/vnd.apple.mpegurl"}, False),  # a list of a live stream
+])
+def test_what_a_server_says_of_a_file(headers, is_file):
+    def head(handler):
+        handler.send_response(200)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+
+    def answer(handler):
+        handler.send_error(404)
+
+    answer.head = head
+    with served(answer) as address:
+        assert is_file_on_server(f"{address}/clip", 5) is is_file
+    assert not is_file_on_server("http://127.0.0.1:1/clip", 5)
+
+
 def test_live_stream_is_told_from_a_file_and_its_end_is_an_error():
     with served(send_camera(frames=40, fps=60)) as address:
         source = open_source(video=f"{address}/live")
         assert (source.total, source.live) == (None, True)
         frames = []
-        with pytest.raises(BadInput, match=r"/live stopped after \d+ frames: check the camera or the network"):
+        with pytest.raises(BadInput, match=r"http://127.0.0.1:\d+ stopped after \d+ frames: check the camera"):
             frames.extend(source)
         source.close()
     assert len(frames) > 30

@@ -53,3 +53,31 @@ def test_a_lost_source_goes_dark_and_says_so_and_comes_back():
     assert np.median(right) == 50 and right.max() == 255  # dark, and written on
     mosaic.write(Result(Frame(1, 1.0, picture(0), ""), NOBODY, {}, source=1), picture(90))
     assert (screen.shown[:, TILE[0]:] == 90).all()
+
+
+def test_failed_attempts_leave_a_lost_source_as_dark_as_it_is():
+    screen = Screen()
+    mosaic = Mosaic(screen, 2)
+    mosaic.write(Result(Frame(0, 0.0, picture(0), ""), NOBODY, {}, source=1), picture(100))
+    lost = Result(None, NOBODY, {}, source=1, state="lost", reason="unplugged")
+    mosaic.write(lost, None)
+    once = screen.shown
+    mosaic.write(Result(None, NOBODY, {}, source=1, state="stale"), None)
+    assert (screen.shown != once).any()
+    mosaic.write(lost, None)
+    assert (screen.shown == once).all()  # no darker, and no text over another
+
+
+def test_one_source_keeps_its_size_and_goes_dark_where_it_is_lost():
+    screen = Screen()
+    mosaic = Mosaic(screen, 1)
+    lost = Result(None, NOBODY, {}, state="lost", reason="unplugged")
+    mosaic.write(lost, None)  # before any picture
+    assert screen.shown.max() == 255
+    mosaic.write(Result(Frame(0, 0.0, picture(0), ""), NOBODY, {}), np.full((240, 320, 3), 100, np.uint8))
+    assert screen.shown.shape == (240, 320, 3) and (screen.shown == 100).all()
+    mosaic.write(lost, None)
+    assert np.median(screen.shown) == 50 and screen.shown.max() == 255
+    dark = screen.shown
+    mosaic.write(Result(None, NOBODY, {}, reason="it is back"), None)
+    assert (screen.shown == dark).all()  # until its first picture

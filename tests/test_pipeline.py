@@ -1,5 +1,6 @@
 """The pipeline: order, overlap, errors from every stage, and that no thread outlives its loop."""
 
+import itertools
 import threading
 import time
 
@@ -31,6 +32,7 @@ class Frames:
     """Frames from memory; the image's value is the index."""
 
     live = False
+    label = "frames"
 
     def __init__(self, count, error=None, seconds=0.0):
         self.count, self.error, self.seconds = count, error, seconds
@@ -212,6 +214,27 @@ def test_leaving_early_stops_all_threads():
     assert source.given < 20
 
 
+def test_the_caller_is_called_while_nothing_comes_and_can_end_the_stream():
+    """As a window needs it whose camera is silent."""
+    threads, over = set(), threading.Event()
+
+    class Silent(Camera):
+        def __iter__(self):
+            yield from itertools.islice(super().__iter__(), 3)
+            over.wait(20)
+
+    def idle():
+        threads.add(threading.current_thread())
+        calls.append(time.perf_counter())
+        if len(calls) == 5:
+            over.set()
+        return len(calls) >= 5
+
+    calls: list[float] = []
+    assert len(list(stream(Silent(10), value_box, value_points, idle=idle))) <= 3
+    assert len(calls) == 5 and threads == {threading.current_thread()}
+
+
 def test_waiting_frames_are_bounded():
     source = Frames(1000)
     results = stream(source, value_box, value_points)
@@ -233,16 +256,24 @@ def test_sources_are_taken_in_turn_and_each_keeps_its_order():
     """Two files and a folder's worth, of different lengths: nothing is lost, nothing is mixed up."""
     counts = [30, 7, 50]
     seen = [[], [], []]
+    ended = []
     for result in stream([Frames(count) for count in counts], value_box, value_points):
+        if result.frame is None:
+            assert (result.state, result.reason) == ("ended", "frames is over") and len(result.poses) == 0
+            assert len(seen[result.source]) == counts[result.source]
+            ended.append(result.source)
+            continue
         seen[result.source].append(result.frame.index)
         assert result.poses.boxes[0, 0] == result.poses.keypoints[0, 0, 0] == result.frame.index
         assert result.state == "live" and result.time == result.frame.time
     assert seen == [list(range(count)) for count in counts]
+    assert sorted(ended) == [0, 1, 2] and ended[0] == 1
 
 
 def test_every_source_has_its_own_persons():
     sources = [Frames(12), Frames(12)]
-    results = list(stream(sources, walking_box, points_of, [Tracker([0.05] * 3), None], [Smoother(), None]))
+    results = [result for result in
+               stream(sources, walking_box, points_of, [Tracker([0.05] * 3), None], [Smoother(), None]) if result.frame]
     tracked, found = ([result for result in results if result.source == source] for source in (0, 1))
     assert [result.ids.tolist() for result in tracked] == [[], []] + [[1]] * 10
     assert all(result.unsmoothed is not None for result in tracked)
@@ -273,7 +304,7 @@ def test_persons_of_several_sources_share_a_batch(tmp_path, pose_path):
         return boxes, np.ones(2, np.float32)
 
     sources = [open_source(video=clip) for _ in range(3)]
-    results = list(stream(sources, found, PoseEstimator(engine)))
+    results = [result for result in stream(sources, found, PoseEstimator(engine)) if result.frame]
     for source in sources:
         source.close()
     assert sum(batches) == 3 * 20 * 2 and set(batches) <= {2, 4, 6} and batches.count(6) >= 10
@@ -289,7 +320,8 @@ def test_a_source_that_breaks_off_is_no_end_for_the_others():
     with pytest.raises(BadInput, match="cut off"):
         results.extend(stream(sources, value_box, value_points))
     seen = [[result for result in results if result.source == source] for source in (0, 1)]
-    assert [result.frame.index for result in seen[1]] == list(range(40))
+    *others, end = seen[1]
+    assert [result.frame.index for result in others] == list(range(40)) and end.state == "ended"
     *frames, last = seen[0]
     assert [result.frame.index for result in frames] == [0, 1, 2]
     assert (last.frame, last.state, last.reason, last.time) == (None, "lost", "cut off", 0.2)

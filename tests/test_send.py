@@ -16,7 +16,7 @@ import pytest
 
 from runtime import send
 from runtime.errors import BadInput
-from runtime.send import open_mqtt, open_webhook
+from runtime.send import Sender, open_mqtt, open_webhook
 from runtime.write import poses_json
 from tests.results import news, result
 
@@ -111,12 +111,13 @@ def free_port():
 def test_webhook_gets_every_line_once_and_in_order(receivers, capsys):
     receiver = receivers()
     sender = open_webhook(f"http://cam:p%40ss@127.0.0.1:{receiver.port}/hook/a?key=1")
-    written = [result(0), result(1, persons=2), news("lost", "no answer", 1.5),
+    written = [result(0), result(1, persons=2, left_out=3), news("lost", "no answer", 1.5),
                *(result(index) for index in range(2, 300))]
     for one in written:
         sender.write(one)
     sender.close()
     assert receiver.taken() == [json.loads(poses_json(one)) for one in written]
+    assert [line.get("left_out") for line in receiver.taken()[:3]] == [None, 3, None]
     assert (sender.delivered, sender.dropped) == (len(written), 0)
     _, path, headers, body = receiver.requests[0]
     assert path == "/hook/a?key=1"
@@ -201,6 +202,34 @@ def test_close_says_what_was_not_delivered(capsys):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith(": 3 of 3 lines were not delivered")
     assert "p4ss" not in error and "cam" not in error
+
+
+def test_a_surprise_does_not_end_the_sender(capsys):
+    """Whatever a receiver raises, its lines are tried again, and what it said, which may be secret, is not printed."""
+    class Moody:
+        label = "moody://host"
+        taken: list[int] = []
+        calls = 0
+
+        def deliver(self, lines):
+            self.calls += 1
+            if self.calls < 3:
+                raise UnicodeError("https://cam:p4ss@host")
+            self.taken += [json.loads(line)["frame"] for line in lines]
+
+        def close(self):
+            pass
+
+    receiver = Moody()
+    sender = Sender(receiver, SOON)
+    sender.write(result(0))
+    wait_for(lambda: sender.delivered == 1)
+    sender.write(result(1))
+    sender.close()
+    assert receiver.taken == [0, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].startswith("moody://host: UnicodeError in ") and "trying again" in said[0]
+    assert "p4ss" not in said[0] and said[1] == "moody://host: delivers again, 0 lines have been dropped so far"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The page: a real server on loopback, real requests, and a real browser where there is one."""
 
+import contextlib
 import http.client
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -14,6 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime import connections
+from runtime.budget import Budget
 from runtime.errors import BadInput
 from runtime.serve import MOST_PICTURES, WebPage
 from runtime.status import SILENT_AFTER, SourceStatus
@@ -113,6 +117,60 @@ def test_a_stream_that_has_stopped_is_not_called_live(pages):
     assert ask(page, "/healthz")[0] == 503
 
 
+def test_a_file_that_is_over_is_not_called_stale(pages):
+    clock = Clock()
+    page = pages(clock=clock)
+    page.write(result(0))
+    page.write(news("ended", None))
+    clock.now += SILENT_AFTER + 5
+    page.write(result(0, source=1))
+    door, yard = state_of(page)
+    assert (door["state"], door["persons"], door["for"], yard["state"]) == ("ended", None, 15, "live")
+    assert json.loads(ask(page, "/healthz")[2]) == {"status": "ok", "states": ["ended", "live"]}
+    assert read_metrics(page)['pose_state{source="0",label="door",state="ended"}'] == 1
+
+
+def test_where_nobody_knows_no_persons_are_counted(pages):
+    """Neither before the first frame, nor while a source is away, nor when it is back but has no frame yet."""
+    clock = Clock()
+    page = pages(labels=["door"], clock=clock)
+    row = 'pose_persons{source="0",label="door"}'
+    assert row not in read_metrics(page)
+    page.write(result(0, persons=0))
+    assert read_metrics(page)[row] == 0
+    page.write(result(1, persons=3))
+    assert read_metrics(page)[row] == 3
+    page.write(news("lost", "gone"))
+    assert row not in read_metrics(page)
+    page.write(news("live", "back"))
+    assert row not in read_metrics(page) and state_of(page)[0]["persons"] is None
+    page.write(result(2, persons=2))
+    assert read_metrics(page)[row] == 2
+    clock.now += SILENT_AFTER + 1
+    assert row not in read_metrics(page)
+
+
+def test_ages_include_drawing_and_writing(pages):
+    page = pages()
+    page.took(1, 0.03)
+    for source in (0, 1):
+        page.write(result(0, age=0.05, source=source))
+    door, yard = state_of(page)
+    assert door["age_p50"] == pytest.approx(0.05) and yard["age_p50"] == pytest.approx(0.08)
+    assert read_metrics(page)['pose_age_seconds_sum{source="1",label="yard"}'] == pytest.approx(0.08)
+
+
+def test_what_a_budget_costs_is_said(pages):
+    budget = Budget(0.08, engines=2)
+    page = pages(labels=["door"], budget=budget)
+    page.write(result(0, persons=2, left_out=3))
+    state = json.loads(ask(page, "/state.json")[2])
+    assert (state["given_up"], state["sources"][0]["left_out"]) == ("", 3)
+    assert read_metrics(page)['pose_left_out_persons{source="0",label="door"}'] == 3
+    budget.engine = 1
+    assert json.loads(ask(page, "/state.json")[2])["given_up"] == "the first pose engine"
+
+
 def read_metrics(page):
     """{row: value} of the metrics, once their form has been seen to be right."""
     _, headers, body = ask(page, "/metrics")
@@ -142,7 +200,8 @@ def test_metrics(pages):
     assert {name: value for name, value in after.items() if source in name and "bucket" not in name} == {
         f"pose_frames_total{source}}}": 3, f"pose_dropped_frames_total{source}}}": 3,
         f"pose_entered_total{source}}}": 3, f"pose_persons{source}}}": 2, f"pose_fps{source}}}": 2,
-        f'pose_state{source},state="live"}}': 1,
+        f"pose_left_out_persons{source}}}": 0,
+        f'pose_state{source},state="live"}}': 1, f'pose_state{source},state="ended"}}': 0,
         f'pose_state{source},state="stale"}}': 0, f'pose_state{source},state="lost"}}': 0,
         f"pose_age_seconds_sum{source}}}": pytest.approx(0.27), f"pose_age_seconds_count{source}}}": 3}
     buckets = [value for name, value in after.items() if f"pose_age_seconds_bucket{source}" in name]
@@ -192,6 +251,19 @@ def test_pictures(pages):
     assert ask(page, "/picture/2.jpg")[0] == ask(page, "/picture/1.jpg?after=x")[0] == 404
     page.write(news("lost", "gone", source=1))
     assert ask(page, "/picture/1.jpg")[0] == 200  # the last one stays
+
+
+def test_an_old_picture_does_not_pass_for_a_live_one(pages):
+    """While nobody watches frames are not drawn; who comes then waits for one that is."""
+    page = pages(labels=["door"])
+    page.write(result(0), plain(200))
+    assert ask(page, "/picture/0.jpg")[1]["x-picture"] == "1"
+    page.write(result(1))
+    assert ask(page, "/picture/0.jpg")[0] == 204
+    page.write(result(2), plain(50))
+    _, headers, body = ask(page, "/picture/0.jpg")
+    assert abs(cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR).mean() - 50) < 2
+    assert headers["x-picture"] == "2"
 
 
 def test_a_request_waits_for_the_next_picture(pages):
@@ -249,6 +321,64 @@ def test_stuck_clients_do_not_hold_the_stream_up(pages):
         client.close()
 
 
+def connect(page, count, said=b""):
+    clients = [socket.create_connection(("127.0.0.1", port_of(page)), timeout=20) for _ in range(count)]
+    for client in clients:
+        client.sendall(said)
+    return clients
+
+
+def is_closed(client):
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_many_silent_connections_shut_nobody_out(pages):
+    page = pages(token=TOKEN)
+    silent = connect(page, 2 * connections.MOST_CONNECTIONS, b"GET / HT")
+    for _ in range(3):
+        assert ask(page, "/healthz")[0] == 503 and ask(page, f"/state.json?token={TOKEN}")[0] == 200
+    assert is_closed(silent[0])
+    assert len(page._server.server_state.connections) <= connections.MOST_CONNECTIONS
+    for client in silent:
+        client.close()
+
+
+def test_a_connection_without_a_whole_request_is_closed(pages, monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE", 0.6)
+    page = pages()
+    host = f"Host: 127.0.0.1:{port_of(page)}\r\n".encode()
+    silent, slow, idle = connect(page, 1)[0], connect(page, 1)[0], connect(page, 1)[0]
+    whole = http.client.HTTPConnection("127.0.0.1", port_of(page), timeout=20)
+    idle.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n")
+    assert idle.recv(9) == b"HTTP/1.1 "
+    slow.sendall(b"GET / HTTP/1.1\r\n" + host)
+    for _ in range(10):  # for longer than silence is borne
+        time.sleep(0.1)
+        whole.request("GET", "/healthz")
+        assert whole.getresponse().read()
+        with contextlib.suppress(ConnectionError):
+            slow.sendall(b"X")
+    assert is_closed(silent) and is_closed(slow)
+    while idle.recv(4096):  # what was left of the answer
+        pass
+    whole.close()
+
+
+def test_nobody_can_fill_the_log(pages, caplog):
+    page = pages()
+    for nonsense in (b"\x16\x03\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+                     f"GET / HTTP/1.1\r\nHost: localhost:{port_of(page)}\r\n"
+                     "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n".encode()):
+        (client,) = connect(page, 1, nonsense)
+        assert client.recv(9) == b"HTTP/1.1 "
+        client.close()
+    assert ask(page, f"/picture/{'9' * 5000}.jpg")[0] == 404
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 def test_answers_are_kept_by_nobody_and_run_nothing_foreign(pages):
     page = pages(token=TOKEN)
     good = {"Authorization": f"Bearer {TOKEN}"}
@@ -289,12 +419,23 @@ def test_the_token_is_asked_for(pages, headers, path, status):
 
 def test_the_address_with_the_token_leaves_a_cookie_and_no_token(pages):
     page = pages(token=TOKEN)
-    assert page.url.endswith(f"/?token={TOKEN}")
     status, headers, _ = ask(page, f"/?token={TOKEN}")
     assert (status, headers["location"]) == (303, "./")
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie and "samesite=lax" in cookie.lower()
     assert ask(page, "/", {"Cookie": cookie.split(";")[0]})[0] == 200
+
+
+def test_a_token_that_was_chosen_is_not_printed(pages):
+    assert TOKEN not in pages(token=TOKEN).url and TOKEN not in pages("0.0.0.0:0", token=TOKEN).url
+
+
+def test_a_reverse_proxy_may_come_with_its_own_name_where_a_token_is_asked_for(pages):
+    page = pages(token=TOKEN)
+    proxied = {"Host": "poses.example", "X-Forwarded-Proto": "https"}
+    assert ask(page, "/state.json", proxied)[0] == 401
+    assert ask(page, "/state.json", {**proxied, "Authorization": f"Bearer {TOKEN}"})[0] == 200
+    assert "secure" in ask(page, f"/?token={TOKEN}", proxied)[1]["set-cookie"].lower()
 
 
 def test_others_than_this_machine_need_a_token(pages):

@@ -90,7 +90,7 @@ def test_in_a_browser(browser, pages, width, height, colours):
     page.write(result(1, persons=5, events=[Event("lost", 4)]), plain(128))
     wait_until(tab, "document.querySelector('.card .persons').innerText === '5'")
     assert "person 4 left" in text_of(tab, ".card li")
-    wait_until(tab, f"({COLOUR})(0)[0] < 140")
+    wait_until(tab, f"({COLOUR})(0)?.[0] < 140")
 
     # A source is lost, and comes back.
     page.write(news("lost", "no answer within 10 s <b>", source=1))
@@ -102,6 +102,13 @@ def test_in_a_browser(browser, pages, width, height, colours):
     page.write(result(1, persons=1, source=1), plain(60))
     wait_until(tab, "document.querySelectorAll('.card.live').length === 2")
     assert not lost.locator(".why").is_visible()
+
+    # A file is over, which is nothing to be warned of.
+    page.write(news("ended", "front door is over"))
+    wait_until(tab, "document.querySelectorAll('.card.ended').length === 1")
+    assert text_of(tab, ".card .state") == "ended" and text_of(tab, ".card .why") == "ended 0 s ago"
+    assert text_of(tab, ".card .persons") == "–"
+    assert text_of(tab, "#summary") == "1 of 2 sources live, 1 ended" and tab.title() == "1 – Poses"
 
     # Nothing is wider than the screen, nothing is unreadable, and nothing was complained of.
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -132,7 +139,7 @@ def test_the_page_survives_a_restart_of_the_server(browser):
         wait_until(tab, "document.getElementById('trouble').hidden")
         wait_until(tab, "document.querySelectorAll('.card.live').length === 2")
         assert text_of(tab, ".card .persons") == "4"
-        wait_until(tab, f"({COLOUR})(0)[0] < 20")
+        wait_until(tab, f"({COLOUR})(0)?.[0] < 20")
     finally:
         page.close()
         tab.context.close()

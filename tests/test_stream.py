@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ import pytest
 
 from runtime.errors import BadInput
 from runtime.options import check_interval
+from runtime.stream import open_sources
+from runtime.timings import Latest
 from tests.conftest import count_frames, figure, index_first, write_clip
 from tests.test_frames import send_camera, served
 from tests.test_reconnect import in_turn
@@ -67,7 +70,7 @@ def test_video_to_video_and_json_lines(tmp_path, engines):
     for stage in ("capture", "detect", "pose", "track", "draw, write", "age"):
         p50, p99 = map(float, table[stage])
         assert 0 <= p50 <= p99
-    assert "25/25" in ended.stderr
+    assert "25/25" in ended.stderr and ended.stderr.count("\r") <= 2  # no line of a log for every state of it
     assert "persons=1" in ended.stderr
 
 
@@ -114,12 +117,13 @@ def test_several_sources_of_different_kinds(tmp_path, engines):
     lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
     for source, count in enumerate(counts):
         of_source = [line for line in lines if line["source"] == source]
-        assert [line["frame"] for line in of_source] == list(range(count))
+        assert [line["frame"] for line in of_source] == [*range(count), None]
+        assert of_source.pop()["state"] == "ended"
         for line in of_source:
             [person] = line["persons"]
             assert person["id"] == (None if source == 1 else 1)
             np.testing.assert_allclose(person["box"], figure(line["frame"])[1], atol=2)
-    assert len((tmp_path / "poses.csv").read_text().splitlines()) == 1 + 20
+    assert len((tmp_path / "poses.csv").read_text().splitlines()) == 1 + 20 + 3
     table = table_of(ended)
     assert table["frames"] == table["persons"] == ["20"] and table["tracks"] == ["2"]
     assert table["source 1"] == ["3", "of", str(tmp_path / "photos")]
@@ -170,7 +174,7 @@ def test_a_camera_that_comes_back_and_one_that_never_came(tmp_path, engines):
         assert time.monotonic() - asked < 10
     assert running.returncode == 130, errors
     assert "Traceback" not in errors and "secret" not in errors + output + (tmp_path / "poses.jsonl").read_text()
-    assert "rtsp://127.0.0.1:1/live does not open" in errors and "the others go on without it" in errors
+    assert "rtsp://127.0.0.1:1 does not open" in errors and "the others go on without it" in errors
     assert "lost: " in errors and "tried again in 1 s" in errors
     assert "live: " in errors and "now 96x80 pixels, 64x48 before" in errors
     lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
@@ -225,7 +229,7 @@ def test_a_camera_on_the_page(tmp_path, engines):
 def test_no_reconnect_makes_a_break_an_error(tmp_path, engines):
     with served(send_camera(frames=40, fps=50)) as address:
         ended = stream("--video", f"{address}/live", "--no-reconnect", "--out", tmp_path / "drawn.mp4", *engines)
-    assert "/live stopped after" in error_of(ended)
+    assert " stopped after" in error_of(ended)
     assert count_frames(tmp_path / "drawn.mp4") > 10
 
 
@@ -303,6 +307,72 @@ def test_signals_end_cleanly(tmp_path, engines, number, code):
     assert [json.loads(line)["persons"] for line in text.splitlines()]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
+@pytest.mark.parametrize("reader", ["none", "idle"])
+def test_sigterm_ends_a_run_whose_reader_does_not_read(tmp_path, engines, reader):
+    """One signal is enough where opening or writing waits for the reader of a pipe."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK) if reader == "idle" else None
+    if reading is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
+
+    def waiting_bytes():
+        return int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    def stuck():
+        if reading is None:
+            return (tmp_path / "drawn.mp4").exists()  # it is opened before
+        before = waiting_bytes()
+        time.sleep(0.5)
+        return before == waiting_bytes() > 3000
+
+    with served(send_camera(frames=30_000, fps=200)) as address:
+        running = start(tmp_path, "--video", f"{address}/live", "--jsonl", "pipe", "--out", "drawn.mp4", *engines)
+        deadline = time.monotonic() + 60
+        while not stuck():
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=30)
+    if reading is not None:
+        os.close(reading)
+    assert running.returncode == 143 and "Traceback" not in errors, errors
+
+
+def test_lines_on_stdout_and_a_reader_that_has_seen_enough(tmp_path, engines):
+    clip = write_clip(tmp_path / "clip.mp4", frames=60)
+    ended = stream("--video", clip, "--jsonl", "-", *engines, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert [json.loads(line)["frame"] for line in ended.stdout.splitlines()] == list(range(60))
+    assert "FPS" in ended.stderr and not (tmp_path / "-").exists()
+    with start(tmp_path, "--video", clip, "--csv", "/dev/stdout", *engines) as running:
+        assert running.stdout.readline().startswith("source,state,frame,time,id")
+        running.stdout.close()
+        errors = running.stderr.read()
+    assert running.returncode == 0 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
+
+
+def test_a_second_start_by_mistake_leaves_the_lines_of_the_first(tmp_path, engines):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    clip = write_clip(tmp_path / "clip.mp4", frames=3)
+    for name in ("poses.jsonl", "poses.csv"):
+        (tmp_path / name).write_text("of the first\n")
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        ended = stream("--video", clip, "--jsonl", "poses.jsonl", "--csv", "poses.csv", "--serve",
+                       first.getsockname()[1], *engines, cwd=tmp_path)
+    assert "cannot be listened on" in error_of(ended)
+    assert {(tmp_path / name).read_text() for name in ("poses.jsonl", "poses.csv")} == {"of the first\n"}
+
+
+def test_two_channels_of_one_recorder_are_told_apart():
+    """And no camera is needed to see it: nothing listens there, and the others are waited for."""
+    sources = open_sources([("video", "rtsp://user:secret@127.0.0.1:1/1"), ("video", "rtsp://127.0.0.1:1/2")], (60,))
+    assert [source.label for source in sources] == ["rtsp://127.0.0.1:1 (source 0)", "rtsp://127.0.0.1:1 (source 1)"]
+
+
 def test_killed_run_leaves_whole_lines(tmp_path, engines):
     with served(send_camera(frames=3000, fps=50)) as address:
         running = start_on_a_camera(address, tmp_path, engines)
@@ -324,6 +394,11 @@ def test_full_disk_keeps_the_video(tmp_path, engines):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--video", "gone.mp4"], "video gone.mp4 does not exist"),
     (["--camera", "63"], "camera 63 does not open"),
+    (["--camera", "-1"], "--camera -1 is below 0: give 0 for the first"),
+    (["--video", "clip.mp4", "--serve-token", "abcdefghijkl"], "--serve-token is the page's: give --serve"),
+    (["--video", "clip.mp4", "--smooth", "1", "8", "--no-smooth"], "--smooth has no effect with --no-smooth"),
+    (["--video", "clip.mp4", "--smooth", "1", "8", "--no-track"], "--smooth has no effect with --no-track"),
+    (["--video", "clip.mp4", "--jsonl", "-", "--csv", "-"], "--csv - is also the --jsonl"),
     (["--images", "gone"], "folder gone does not exist"),
     (["--video", "clip.mp4", "--out", "drawn.webm"], "drawn.webm has an unknown suffix"),
     (["--video", "clip.mp4", "--out", "clip.mp4"], "--out clip.mp4 is also the --video"),
