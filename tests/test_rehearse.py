@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from runtime import soak
-from runtime.cameras import Camera
 from runtime.engine import open_engine
-from runtime.faults import Missed, for_one_person_only, refused
 from runtime.options import MODELS
-from runtime.product import Step, product, run
-from runtime.soak import Sample, judge, judge_returns, plan, slope
-from runtime.trial import Trial, read_lines, states_of
+from runtime.rehearse import soak
+from runtime.rehearse.cameras import Camera
+from runtime.rehearse.faults import Missed, for_one_person_only, refused
+from runtime.rehearse.product import Step, product, run
+from runtime.rehearse.soak import Sample, judge, judge_returns, plan, slope
+from runtime.rehearse.trial import Trial, read_lines, states_of
 from tests.conftest import ROOT, write_clip
 
 COMMAND = [sys.executable, "-m", "runtime.rehearse"]

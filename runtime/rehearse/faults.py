@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.cameras import Camera, render_pictures
 from runtime.options import MODELS
-from runtime.trial import Trial, fetch, frames_of, playable_frames, read_lines, states_of
+from runtime.rehearse.cameras import Camera, render_pictures
+from runtime.rehearse.trial import Trial, fetch, frames_of, playable_frames, read_lines, states_of
 from runtime.write import make_folder
 
 RATE = 8  # pictures a second of the cameras
@@ -128,7 +128,7 @@ def camera_fault(mode, sign, kind="mjpeg", least=0.0):
     """A fault of a camera: it does as `mode` until the stream's lines show a sign of it, and then works again.
 
     Args:
-        mode: of runtime.cameras. sign: function of the JSON lines. kind: of camera.
+        mode: of runtime.rehearse.cameras. sign: function of the JSON lines. kind: of camera.
         least: seconds for which it lasts anyway.
     """
     def play(scene):

@@ -2,10 +2,10 @@
 
     python -m runtime.rehearse --soak 60
 
-The cameras (`runtime.cameras`: MJPEG and MPEG-TS on loopback, rendered people) fail and return every few minutes, in
-turn in every way of TROUBLES. The stream tracks, writes JSON lines and serves its page, which is looked at. Every few
-seconds its memory, threads and open files are read from /proc, and frames, states and ages from its page. What is asked
-of them is judged after a warm-up, in which engines, caches and rings of fixed size fill.
+The cameras (`runtime.rehearse.cameras`: MJPEG and MPEG-TS on loopback, rendered people) fail and return every few
+minutes, in turn in every way of TROUBLES. The stream tracks, writes JSON lines and serves its page, which is looked at.
+Every few seconds its memory, threads and open files are read from /proc, and frames, states and ages from its page.
+What is asked of them is judged after a warm-up, in which engines, caches and rings of fixed size fill.
 """
 
 import json
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.cameras import Camera, render_pictures
 from runtime.errors import BadInput
-from runtime.trial import Trial, fetch, read_lines
+from runtime.rehearse.cameras import Camera, render_pictures
+from runtime.rehearse.trial import Trial, fetch, read_lines
 from runtime.write import make_folder, write_json
 
 SAMPLE_EVERY = 5.0  # seconds

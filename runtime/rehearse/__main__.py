@@ -24,13 +24,13 @@ def main(argv=None):
     folder = Path(arguments.out).resolve()
     # Inside, since each has more to import than the others need.
     if arguments.soak is not None:
-        from runtime.soak import soak
+        from runtime.rehearse.soak import soak
         passed = soak(arguments.soak, arguments.rate, folder / "soak")
     elif arguments.faults is not None:
-        from runtime.faults import faults
+        from runtime.rehearse.faults import faults
         passed = faults(arguments.faults, folder / "faults")
     else:
-        from runtime.product import product
+        from runtime.rehearse.product import product
         passed = product(folder / "product")
     return 0 if passed else 1
 
@@ -53,7 +53,7 @@ def parse_arguments(argv):
     if not 1 <= arguments.rate <= FASTEST:
         raise BadInput(f"--rate {arguments.rate:g} is not in 1..{FASTEST} pictures a second")
     if arguments.faults:
-        from runtime.faults import FAULTS
+        from runtime.rehearse.faults import FAULTS
         unknown = [name for name in arguments.faults if name not in FAULTS]
         if unknown:
             raise BadInput(f"--faults {unknown[0]} is none of {', '.join(FAULTS)}")

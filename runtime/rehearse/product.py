@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime.options import MODELS
 from runtime.rate import rate
-from runtime.trial import ROOT, playable_frames
+from runtime.rehearse.trial import ROOT, playable_frames
 from runtime.write import make_folder
 
 STILLS, TEST_STILLS, FRAMES = 80, 30, 75

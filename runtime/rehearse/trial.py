@@ -14,7 +14,7 @@ import cv2
 
 from runtime.errors import BadInput
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENDS_WITHIN = 20.0  # seconds from a signal to the end of the process
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
