@@ -49,9 +49,8 @@ from runtime.detect import PersonDetector
 from runtime.doctor import cpu_name
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
+from runtime.files import sha256, write_json
 from runtime.pose import PoseEstimator
-from runtime.sidecar import sha256
-from runtime.write import write_json
 
 INPUTS = 32  # different items that an engine is timed on
 

@@ -2,7 +2,7 @@
 
 from eval import latency
 from runtime.errors import BadInput
-from runtime.write import whole_file
+from runtime.files import whole_file
 
 ACCURACY = {"pose": "AP", "person": "found"}
 SCORES = {"pose": "AP on annotated boxes", "person": "share of persons found"}

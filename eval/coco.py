@@ -46,8 +46,8 @@ from eval.scoring import collect, evaluated, image_similarities, images_to_read,
 from eval.subject import check_schema, make_runner, open_subject
 from eval.workers import run_jobs
 from runtime.errors import BadInput, run_command
+from runtime.files import write_json
 from runtime.walkers import write_stills
-from runtime.write import write_json
 
 RENDERED_PICTURES, RENDERED_SEED = 60, 100_000
 

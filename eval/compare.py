@@ -21,7 +21,7 @@ from eval.options import at_least_two
 from eval.protocol import protocol_differences
 from eval.scoring import METRICS, coco_metrics
 from runtime.errors import BadInput, run_command
-from runtime.write import write_json
+from runtime.files import write_json
 
 SAME_FIGURE = 1e-6  # a score made anew from keypoints.json is that of metrics.json up to here
 

@@ -42,9 +42,9 @@ from eval.options import at_least_two
 from eval.scoring import coco_metrics, evaluated, person_boxes
 from eval.side_by_side import as_json, check_alike, columns_of
 from runtime.errors import BadInput, run_command
+from runtime.files import write_json
 from runtime.keypoints import SCHEMAS
 from runtime.nms import box_iou
-from runtime.write import write_json
 
 PCK_SHARE = 0.1  # of the longer side of the person's box
 OVERLAP = 0.1  # IoU of boxes above which persons crowd each other

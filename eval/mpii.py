@@ -9,8 +9,8 @@ Several Python versions of it print the head top alone as Head.
 import numpy as np
 
 from runtime.errors import BadInput
+from runtime.files import whole_file
 from runtime.keypoints import MPII
-from runtime.write import whole_file
 
 SHARES = (0.5, 0.1)  # PCKh@0.5 and PCKh@0.1
 HEAD_SHARE = 0.6  # of the head box's diagonal

@@ -28,8 +28,8 @@ from eval.scoring import evaluated, image_similarities, person_boxes
 from eval.side_by_side import NOTE, cells, check_alike, columns_of, describe, rows_of
 from runtime.draw import draw_poses
 from runtime.errors import run_command
+from runtime.files import whole_file
 from runtime.keypoints import Poses
-from runtime.write import whole_file
 
 SHOWN = 0.1  # score from which on a pose is drawn: that of the box times that of the keypoints
 PICTURE_WIDTH = 640  # pixels

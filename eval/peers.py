@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 
 from runtime.backends import LOAD_ERRORS
-from runtime.decode import decode_heatmaps, merge_flipped
 from runtime.detect import PersonDetector
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
@@ -50,13 +49,8 @@ class BlurredPose(PoseEstimator):
     """`PoseEstimator` of maps that were learnt as Gaussians: DARK with the blur of Zhang et al. 2020, which
     `runtime.decode` leaves out as maps trained by cross-entropy do not need it."""
 
-    def estimate(self, crops):
-        maps = self.engine.run(crops)["heatmaps"]
-        if self.flip_test:
-            mirrored = self.engine.run(crops[:, :, ::-1])["heatmaps"]
-            maps = merge_flipped(maps, mirrored, self.schema.flip_order, self.engine.aligned_cells)
-        maps = blurred(maps) if self.decoding == "dark" else maps
-        return decode_heatmaps(maps, self.engine.input_size, self.decoding, self.engine.aligned_cells)
+    def decode(self, outputs):
+        return super().decode({"heatmaps": blurred(outputs["heatmaps"])} if self.decoding == "dark" else outputs)
 
 
 def blurred(maps):

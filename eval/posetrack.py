@@ -23,8 +23,8 @@ from pathlib import Path
 from eval.annotations import are_numbers, is_number
 from eval.posetrack_ap import Frame, ap_table, frames_of, joint_ap
 from runtime.errors import BadInput, run_command
+from runtime.files import write_json
 from runtime.keypoints import POSETRACK
-from runtime.write import write_json
 
 CATEGORY = {"supercategory": "person", "id": 1, "name": "person", "keypoints": list(POSETRACK.names),
             "skeleton": [[start + 1, end + 1] for start, end in POSETRACK.limbs]}

@@ -11,8 +11,8 @@ import numpy as np
 from eval.annotations import image_sha256
 from eval.protocol import protocol_differences
 from runtime.errors import BadInput
+from runtime.files import whole_file
 from runtime.keypoints import Poses
-from runtime.write import whole_file
 
 PATHS = {"engine", "annotations"}  # of the protocol: may change while the sha256 beside them is the same
 ARRAYS = ("boxes", "box_scores", "keypoints")

@@ -18,10 +18,10 @@ from runtime import __version__
 from runtime.backends import library_of
 from runtime.draw import draw_poses
 from runtime.errors import BadInput
+from runtime.files import sha256, whole_file
 from runtime.nms import IOU_THRESHOLD
-from runtime.sidecar import LIBRARIES, read_sidecar, sha256
+from runtime.sidecar import LIBRARIES, read_sidecar
 from runtime.tensorrt_backend import SUFFIXES
-from runtime.write import whole_file
 
 
 def prepare_folder(folder):

@@ -34,10 +34,10 @@ from runtime.backends import installed_backends
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
+from runtime.files import write_json
 from runtime.keypoints import COCO
 from runtime.nms import OKS_THRESHOLD
 from runtime.pose import PoseEstimator
-from runtime.write import write_json
 
 ROUNDS = 60  # in which the networks are timed, one run each in turn
 

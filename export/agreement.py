@@ -102,8 +102,8 @@ def record(agreement):
 
 def _compare_poses(engine, reference, inputs, batches):
     """`_pose_difference` at each batch."""
-    wanted = PoseEstimator(reference).estimate(inputs)
-    ties = undecided(reference.run(inputs))
+    outputs = reference.run(inputs)
+    wanted, ties = PoseEstimator(reference).decode(outputs), undecided(outputs)
     estimator = PoseEstimator(engine)
     for batch in batches:
         parts = [inputs[first:first + batch] for first in range(0, len(inputs), batch)]

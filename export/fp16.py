@@ -25,12 +25,13 @@ from onnx import TensorProto
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from eval.precision import precision_of
 from export.agreement import check_agreement
 from export.onnx_graph import behind_weights, checked, for_tensorrt, summary
 from export.verify import inputs_for
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
-from runtime.write import make_folder
+from runtime.files import make_folder
 from train.config import add_config_arguments
 
 DRIFT = 0.01  # relative error; rounding alone adds up to some 0.004 over 60 layers
@@ -78,11 +79,10 @@ def load_float(path):
     """The model of a float32 .onnx engine; BadInput where the file is another kind of engine."""
     if path.suffix != ".onnx":
         raise BadInput(f"{path} is no .onnx engine: give the float one that it was built from")
-    model = onnx.load(path)
-    kinds = {tensor.data_type for tensor in model.graph.initializer}
-    if TensorProto.FLOAT not in kinds or {TensorProto.FLOAT16, TensorProto.INT8} & kinds:
-        raise BadInput(f"the weights of {path} are not float32: give the float engine")
-    return model
+    precision = precision_of(path)[0]
+    if precision != "float32":
+        raise BadInput(f"the weights of {path} are {precision}, not float32: give the float engine")
+    return onnx.load(path)
 
 
 def to_fp16(model, inputs):

@@ -24,6 +24,7 @@ from statistics import median
 import numpy as np
 
 from runtime.errors import BadInput, run_command
+from runtime.gpus import driver_version
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES, box_iou, nms
 
 SOURCES = Path(__file__).parent / "nms_plugin"
@@ -335,15 +336,11 @@ def goals(rows):
 
 def machine(torch, nvcc):
     """GPU, driver and versions."""
-    driver = "unknown"
-    if shutil.which("nvidia-smi"):
-        run = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True,
-                             text=True, timeout=TIMEOUT)
-        driver = run.stdout.strip().split("\n")[0] or driver
     release = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True,
                              timeout=TIMEOUT).stdout
     return {"date": date.today().isoformat(), "gpu": torch.cuda.get_device_name(),
-            "compute_capability": ".".join(map(str, torch.cuda.get_device_capability())), "driver": driver,
+            "compute_capability": ".".join(map(str, torch.cuda.get_device_capability())),
+            "driver": driver_version() or "unknown",
             "nvcc": release.partition("release ")[2].partition("\n")[0], "torch": torch.__version__,
             "torch_cuda": torch.version.cuda}
 

@@ -33,7 +33,7 @@ from export.onnx_graph import behind_weights
 from export.verify import inputs_for
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
-from runtime.write import make_folder
+from runtime.files import make_folder
 from train.config import add_config_arguments
 
 CALIBRATION = 256  # inputs

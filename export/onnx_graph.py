@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 import runtime
 from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs
 from runtime.engine import open_engine
+from runtime.files import make_folder
 from runtime.keypoints import SCHEMAS
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
-from runtime.write import make_folder
 
 OPSET = 18  # the highest that tf2onnx writes
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")

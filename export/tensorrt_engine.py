@@ -18,7 +18,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -35,12 +34,12 @@ from export.verify import SAMPLES, ExportError, inputs_for
 from runtime.cuda import current_gpu
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
+from runtime.files import make_folder, sha256, whole_file
 from runtime.gpus import driver_version
 from runtime.nms import IOU_THRESHOLD, MAX_BOXES
 from runtime.pose import LARGEST_BATCH
-from runtime.sidecar import Machine, Sidecar, sha256, sidecar_path
+from runtime.sidecar import Machine, Sidecar, sidecar_path, write_sidecar
 from runtime.tensorrt_backend import SUFFIXES, load_plugin, tensorrt_module, this_machine
-from runtime.write import make_folder, whole_file, write_json
 from train.config import add_config_arguments
 
 PLUGIN = Path("output/nms_plugin/libattention_pose_nms.so")  # where docs/tensorrt.md has it built
@@ -313,11 +312,6 @@ def describe(arguments, command, engine, machine, profiles, plugin, metadata):
         cuda=gpu.runtime_cuda, driver=driver_version() or f"CUDA {gpu.driver_cuda}",
         plugin=plugin.name if plugin else None, plugin_sha256=sha256(plugin) if plugin else None,
         date=date.today().isoformat())
-
-
-def write_sidecar(engine, sidecar):
-    """Write the Sidecar of an engine file beside it."""
-    write_json(sidecar_path(engine), asdict(sidecar), indent=1)
 
 
 def put_in_place(partial, out, plugin):

@@ -10,6 +10,7 @@ or boxes differ, which the JSON says; 2 and one line where something is missing.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -110,11 +111,8 @@ def build(name, options, folder, arguments):
     if arguments.annotations and kind == "pose":
         command += ["--annotations", str(arguments.annotations), "--images", str(arguments.images)]
     print(f"building {name}", file=sys.stderr)
-    stdout, sys.stdout = sys.stdout, sys.stderr  # JSON alone goes to standard output
-    try:
+    with contextlib.redirect_stdout(sys.stderr):  # JSON alone goes to standard output
         tensorrt_engine.main(command)
-    finally:
-        sys.stdout = stdout
     return out
 
 

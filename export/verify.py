@@ -78,8 +78,9 @@ def check_pose(engine, reference, inputs):
     Raises:
         ExportError: it is beyond TOLERANCE or is no number, or the reference is undecided too often to tell.
     """
-    ours, theirs = (PoseEstimator(one).estimate(inputs) for one in (engine, reference))
-    open_to_chance = undecided(reference.run(inputs))
+    outputs = reference.run(inputs)
+    ours, theirs = PoseEstimator(engine).estimate(inputs), PoseEstimator(reference).decode(outputs)
+    open_to_chance = undecided(outputs)
     if open_to_chance.mean() > 0.5:
         raise ExportError(f"the network is undecided on {open_to_chance.mean():.0%} of the keypoints, so its export "
                           "cannot be checked; train it further")

@@ -5,6 +5,7 @@ Attributes of each:
     port: name, type ("uint8") and shape of the input; None where a side may be of any length.
     outputs: {name: shape} in the file's order.
     run(batch): arrays in the order of `outputs`.
+    close(): give back what it holds; nothing runs on it any more.
 """
 
 import importlib.util
@@ -74,6 +75,9 @@ class OnnxRuntime:
         except LOAD_ERRORS as error:
             raise _failed(self._path, batch, error) from error
 
+    def close(self):
+        """Its memory goes when it is thrown away."""
+
 
 class OpenVino:
     """OpenVINO computes in bfloat16 of its own accord where the CPU can; here only where `precision` says so."""
@@ -104,6 +108,9 @@ class OpenVino:
             raise _failed(self._path, batch, error) from error
         # Copied, since the request writes the next run's outputs to the same memory.
         return [np.array(found[place]) for place in range(len(self.outputs))]
+
+    def close(self):
+        """Its memory goes when it is thrown away."""
 
 
 def _has_bfloat16():

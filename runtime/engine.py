@@ -44,8 +44,7 @@ def open_engine(path, kind=None, threads=1, backend=DEFAULT_BACKEND):
     try:
         engine = Engine(path, network, backend)
     except BadInput:
-        if isinstance(network, TensorRt):
-            network.close()
+        network.close()
         raise
     if kind and engine.kind != kind:
         engine.close()
@@ -109,8 +108,7 @@ class Engine:
 
     def close(self):
         """Give back what it holds: a TensorRT engine its GPU memory. Others give it back when they are thrown away."""
-        if isinstance(self._network, TensorRt):
-            self._network.close()
+        self._network.close()
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""

@@ -1,135 +1,134 @@
-"""What waits between two stages of the pipeline: a bounded queue for every source."""
+"""Results as lines of text: JSON, one frame a line, and CSV, one person a row. Every line is written whole."""
 
-import threading
-import time
-from collections import deque
-from math import inf
+import csv
+import io
+import json
+import sys
+from pathlib import Path
 
-IDLE_EVERY = 0.05  # seconds without anything new between two calls of `idle`
+import numpy as np
 
-QUEUE_SIZE = 2  # frames of a file waiting between two stages: enough to smooth jitter
-SPARE = 0.003  # seconds by which a live frame may be ready too early
-WATCHED = 4  # frames after which a longer wait is believed: one hiccup must not slow the next frames down
+from runtime.files import cannot_write, open_appending
+
+JSON_VERSION = 3  # of the JSON lines: counts up where a reader of the old ones would go wrong
 
 
-class Line:
-    """The queues between two stages, one a source, which either end can shut.
+class JsonLinesWriter:
+    """Writes poses as JSON lines, one frame a line:
 
-    A file's queue holds QUEUE_SIZE items, a live source's one. A stage begins on an item only where the next line has
-    room for it, so a live source has one frame a stage on its way at most. And where its frames had to wait for the
-    stage after, the stage before begins the next one so much later, with a newer frame: a frame's age is then
-    the sum of its stages, however much slower one is than the others.
+        {"version": 3, "source": 0, "state": "live", "frame": 0, "time": 0.0, "persons": [{"id": 1, "box": [left, top,
+         right, bottom], "score": 0.93, "keypoints": [[x, y, score], …]}, …], "events": [{"kind": "enter", "id": 1}, …]}
 
-    Args:
-        lives: which of the sources are live.
-        changed: the Condition that all lines of a pipeline share, since a stage waits for two of them.
-        writers: how many threads put, each of which calls `finish`.
-        newest_only: of a live source a new item takes the place of the waiting ones that it `replaces`.
+    in pixels of the frame and seconds. An id is a person's own for the whole run, null without tracking. An event's
+    kind is "enter", "lost" or "return". Where only a source's state changed, "frame" is null and "reason" says why.
+    Where a budget left persons out, "left_out" says how many.
+    docs/output.md says more, and what earlier versions had. Every line is written whole, whatever ends the run.
+    The path "-" is stdout.
     """
 
-    def __init__(self, lives, changed: threading.Condition, writers=1, newest_only=False):
-        self._lives = lives
-        self._queues: list[deque] = [deque() for _ in lives]
-        self._changed = changed
-        self._writers = writers
-        self._newest_only = newest_only
-        self._turn = 0
-        self._closed = False
-        self._error: BaseException | None = None
-        self._holds = [0.0] * len(lives)
-        self._slacks: list[deque] = [deque(maxlen=WATCHED) for _ in lives]
-        self._next_start = [0.0] * len(lives)
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = _open_lines(self.path)
 
-    def put(self, source, item):
-        """Wait for room, put the item of a source. False where nobody wants it any more."""
-        with self._changed:
-            if self._newest_only and self._lives[source]:
-                waiting = [old for old in self._queues[source] if not item.replaces(old[0])]
-                self._queues[source] = deque(waiting)
-            else:
-                self._changed.wait_for(lambda: self._closed or not self._writers or self._has_place(source))
-            if self._closed or not self._writers:
-                return False
-            self._queues[source].append((item, time.perf_counter()))
-            self._changed.notify_all()
-            return True
-
-    def take(self, most, outlet=None, idle=None):
-        """Wait for items, and take one each of up to `most` sources, in turn.
-
-        Args:
-            most: how many sources at once.
-            outlet: Line that has to have room for what is taken.
-            idle: function called again and again while there is nothing; where it returns True, that is the end.
-
-        Returns:
-            The items, at least one; none at the end. A writer's error is raised when nothing is left before it.
-        """
-        with self._changed:
-            while not self._closed:
-                waits = [outlet.room_in(source) if queue and outlet else 0.0 if queue else inf
-                         for source, queue in enumerate(self._queues)]
-                turns = [(self._turn + step) % len(waits) for step in range(len(waits))]
-                ready = [source for source in turns if waits[source] <= 0][:most]
-                if ready:
-                    self._turn = ready[-1] + 1
-                    self._changed.notify_all()
-                    return [self._pop(source) for source in ready]
-                if not self._writers and not any(self._queues):
-                    if self._error is not None:
-                        raise self._error
-                    break
-                soonest = min(waits)
-                if idle is None:
-                    self._changed.wait(None if soonest == inf else soonest)
-                elif not self._changed.wait(min(soonest, IDLE_EVERY)) and self._call_unlocked(idle):
-                    break
-            return []
-
-    def _call_unlocked(self, function):
-        """A function of the caller's may take its time, and call back."""
-        self._changed.release()
-        try:
-            return function()
-        finally:
-            self._changed.acquire()
-
-    def room_in(self, source):
-        """Seconds until a stage should begin on this source's next item; infinite while there is no place for it."""
-        return max(0.0, self._next_start[source] - time.perf_counter()) if self._has_place(source) else inf
-
-    def finish(self, error=None):
-        """A writer's end: the reader gets what is left, and when all writers have finished the first error."""
-        with self._changed:
-            self._writers = max(0, self._writers - 1)
-            self._error = self._error or error
-            self._changed.notify_all()
-
-    def fail(self, error):
-        """The end for all writers."""
-        with self._changed:
-            self._writers, self._error = 0, error
-            self._changed.notify_all()
+    def write(self, result, drawn=None):
+        _append_whole(self._file, self.path, poses_json(result) + "\n")
 
     def close(self):
-        """The reader's end: whoever waits on either side is let go."""
-        with self._changed:
-            self._closed = True
-            for queue in self._queues:
-                queue.clear()
-            self._changed.notify_all()
+        self._file.close()
 
-    def _has_place(self, source):
-        return len(self._queues[source]) < (1 if self._lives[source] else QUEUE_SIZE)
 
-    def _pop(self, source):
-        item, since = self._queues[source].popleft()
-        if self._lives[source] and not self._newest_only:
-            now = time.perf_counter()
-            waited = now - since
-            # Ready in time for the stage after, but hardly: it may have been waiting, so begin earlier.
-            slack = self._holds[source] + waited if waited > SPARE else 0.75 * self._holds[source]
-            self._slacks[source].append(slack)
-            self._holds[source] = max(0.0, min(self._slacks[source]) - SPARE)
-            self._next_start[source] = now + self._holds[source]
-        return item
+class CsvWriter:
+    """Writes poses as CSV, one person a row, in the units of the JSON lines; a first line names the columns.
+
+    Args:
+        path: of the file, "-" for stdout; missing folders are made, a file of this name is replaced.
+        names: the K keypoints' names (`pose.schema.names`).
+
+    Frames without persons have no row; a change of a source's state has one, with source, state and time only. A
+    frame's rows are written whole or not at all, whatever ends the run.
+    """
+
+    def __init__(self, path, names):
+        self.path = Path(path)
+        self._file = _open_lines(self.path)
+        points = [f"{name}_{value}" for name in names for value in ("x", "y", "score")]
+        self._columns = 10 + len(points)
+        _append_whole(self._file, self.path, _csv_rows(
+            [["source", "state", "frame", "time", "id", "score", "left", "top", "right", "bottom", *points]]))
+
+    def write(self, result, drawn=None):
+        if result.frame is None:
+            _append_whole(self._file, self.path, _csv_rows(
+                [[result.source, result.state, "", round(result.time, 4), *[""] * (self._columns - 4)]]))
+        elif len(result.poses):
+            _append_whole(self._file, self.path, _csv_rows(
+                [result.source, result.state, result.frame.index, round(result.time, 4), person["id"], person["score"],
+                 *person["box"], *(value for point in person["keypoints"] for value in point)]
+                for person in _persons(result)))
+
+    def close(self):
+        self._file.close()
+
+
+def poses_json(result):
+    """One frame's poses, or one change of a source's state, as a line of JSON: JsonLinesWriter says what is in it."""
+    frame = None if result.frame is None else result.frame.index
+    line = {"version": JSON_VERSION, "source": result.source, "state": result.state, "frame": frame,
+            "time": round(result.time, 4), "persons": _persons(result),
+            "events": [{"kind": event.kind, "id": event.id} for event in result.events]}
+    if frame is None:
+        line["reason"] = result.reason
+    if result.left_out:
+        line["left_out"] = result.left_out
+    return json.dumps(line)
+
+
+def _persons(result):
+    """A dict for each person: pixels to a hundredth, scores to a thousandth."""
+    poses = result.poses
+    ids = [None] * len(poses) if result.ids is None else result.ids.tolist()
+    return [
+        {"id": id, "box": _rounded(box, 2), "score": round(float(score), 3),
+         "keypoints": [[*_rounded(point[:2], 2), round(float(point[2]), 3)] for point in points]}
+        for id, box, score, points in zip(ids, poses.boxes, poses.box_scores, poses.keypoints, strict=True)
+    ]
+
+
+def _csv_rows(rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rounded(values, digits):
+    return [round(float(value), digits) for value in np.asarray(values)]
+
+
+def is_stdout(path):
+    """Whether an output's path means stdout."""
+    return str(path) in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def _open_lines(path):
+    """Open a file of lines, an old one emptied, or stdout."""
+    if is_stdout(path):
+        return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+    file = open_appending(path)
+    if path.is_file():  # no pipe, no device
+        file.truncate(0)
+    return file
+
+
+def _append_whole(file, path, text):
+    """Append to an unbuffered file all of the text or nothing."""
+    data = memoryview(text.encode())
+    landed = 0
+    try:
+        while landed < len(data):
+            landed += file.write(data[landed:])
+    except (OSError, KeyboardInterrupt) as error:
+        if landed and file.seekable():  # what went through a pipe is gone
+            file.truncate(file.tell() - landed)
+        if isinstance(error, KeyboardInterrupt) or isinstance(error, BrokenPipeError) and is_stdout(path):
+            raise
+        raise cannot_write(path, error) from error

@@ -13,7 +13,7 @@ import numpy as np
 from runtime.errors import BadInput
 from runtime.frames import Frame
 from runtime.keypoints import Poses
-from runtime.lines import Line
+from runtime.queues import Queues
 from runtime.reconnect import StateChange
 from runtime.track import FOLLOWED_FOR, Event, person_sizes
 
@@ -96,8 +96,8 @@ def stream(source, detector, pose, tracker=None, smoother=None, detect_every: in
     stages = _Stages(lives, detector, pose if isinstance(pose, list) else [pose], _one_each(tracker, len(sources)),
                      _one_each(smoother, len(sources)), detect_every, budget)
     changed = threading.Condition()
-    captured = Line(lives, changed, writers=len(sources), newest_only=True)
-    detected, posed = Line(lives, changed), Line(lives, changed)
+    captured = Queues(lives, changed, writers=len(sources), newest_only=True)
+    detected, posed = Queues(lives, changed), Queues(lives, changed)
     threads = [threading.Thread(target=_capture, name=f"capture {number}", args=(number, each, captured, len(sources)))
                for number, each in enumerate(sources)]
     threads += [threading.Thread(target=_run_stage, name="detect", args=(captured, 1, stages.detect, detected)),
@@ -112,8 +112,8 @@ def stream(source, detector, pose, tracker=None, smoother=None, detect_every: in
             if budget and result.frame is not None and lives[result.source]:
                 budget.add(arrival, time.perf_counter(), len(result.poses), result.left_out)
     finally:
-        for line in (captured, detected, posed):
-            line.close()
+        for queues in (captured, detected, posed):
+            queues.close()
         for each in sources:
             if hasattr(each, "stop"):  # a file's or a camera's next frame is near enough
                 each.stop()
@@ -312,7 +312,7 @@ def _capture(number, source, outlet, sources):
 
 
 def _run_stage(inlet, most, work, outlet):
-    """Thread of one stage. An exception travels down the lines, behind the results before it."""
+    """Thread of one stage. An exception travels down the queues, behind the results before it."""
     try:
         while items := inlet.take(most, outlet):
             for item in work(items):

@@ -62,11 +62,15 @@ class PoseEstimator:
         Returns:
             (N, K, 3) float32: x, y in pixels of the crop, and the score.
         """
-        size = self.engine.input_size
         outputs = self.engine.run(crops)
         if self.flip_test:
             mirrored = self.engine.run(crops[:, :, ::-1])
             outputs = {name: self._merge(name, maps, mirrored[name]) for name, maps in outputs.items()}
+        return self.decode(outputs)
+
+    def decode(self, outputs):
+        """The same of an engine's outputs for the crops."""
+        size = self.engine.input_size
         if "heatmaps" in outputs:
             return decode_heatmaps(outputs["heatmaps"], size, self.decoding, self.engine.aligned_cells)
         return decode_simcc(outputs["simcc_x"], outputs["simcc_y"], size)

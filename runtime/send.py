@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from runtime.errors import BadInput
-from runtime.write import poses_json
+from runtime.lines import poses_json
 
 MOST_WAITING = 1000  # lines: 40 seconds at 25 frames a second
 BATCH = 100  # lines delivered at a time

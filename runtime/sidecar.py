@@ -4,13 +4,13 @@ An engine file is machine code for one GPU and one version of TensorRT. Loaded e
 and is wrong; and nothing in it says which ONNX it is of.
 """
 
-import hashlib
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from runtime.errors import BadInput
+from runtime.files import sha256, write_json
 
 VERSION = 1
 LIBRARIES = {"TensorRT": "tensorrt", "TensorRT for RTX": "tensorrt_rtx"}  # and their Python modules
@@ -75,6 +75,11 @@ def sidecar_path(engine):
     """pose.trt → pose.trt.json."""
     engine = Path(engine)
     return engine.with_name(f"{engine.name}.json")
+
+
+def write_sidecar(engine, sidecar):
+    """Write the Sidecar of an engine file beside it."""
+    write_json(sidecar_path(engine), asdict(sidecar), indent=1)
 
 
 def read_sidecar(engine):
@@ -163,11 +168,3 @@ def _other_machine(built, here):
         yield f"it is for compute capability {built.compute_capability}, the GPU here has {here.compute_capability}"
     if built.gpu and here.gpu != built.gpu:
         yield f"it was built on {built.gpu}, here is {here.gpu}"
-
-
-def sha256(path):
-    """Hash of a file in hexadecimal; BadInput where it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from error

@@ -15,6 +15,7 @@ from runtime.draw import draw_poses
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
 from runtime.frames import hide_secrets, open_source
+from runtime.lines import CsvWriter, JsonLinesWriter, is_stdout
 from runtime.mosaic import Mosaic
 from runtime.options import check_interval, output_paths, parse_arguments
 from runtime.pipeline import stream
@@ -25,10 +26,11 @@ from runtime.serve import WebPage
 from runtime.smooth import Smoother
 from runtime.stop import StopRequest
 from runtime.timings import Timings
-from runtime.track import WEAK, Tracker
-from runtime.write import CsvWriter, JsonLinesWriter, Window, is_stdout, open_output
+from runtime.track import Tracker
+from runtime.write import Window, open_output
 
-UNSEEN_REDRAWN = 600.0  # seconds between two states of the progress where it is no terminal
+TERMINAL_REDRAWN = 0.1  # seconds between two states of the progress
+UNSEEN_REDRAWN = 600.0  # where it is no terminal
 
 
 def main(argv=None):
@@ -47,7 +49,9 @@ def _run(arguments, stop):
     with ExitStack() as opened:
         opened.callback(stop.restore)
         window = opened.enter_context(closing(Window())) if arguments.show else None
-        detector, poses = open_engines(arguments)
+        poses = open_poses(arguments)
+        trackers, smoothers = followers(arguments, poses[0].schema)
+        detector = open_detector(arguments, trackers)
         for stage in (detector, *poses):
             opened.callback(stage.engine.close)
         sources = stop.until(open_sources, arguments.sources, () if arguments.no_reconnect else PAUSES)
@@ -56,7 +60,6 @@ def _run(arguments, stop):
         for source in sources:
             opened.enter_context(closing(source))
             check_interval(arguments.detect_every, source.fps)
-        trackers, smoothers = followers(arguments, poses[0].schema)
         budget = open_budget(arguments, sources, trackers)
         timings = Timings([source.label for source in sources], bool(arguments.report), budget)
         on_stdout = any(map(is_stdout, (arguments.jsonl, arguments.csv)))
@@ -67,7 +70,7 @@ def _run(arguments, stop):
 
         totals = [source.total for source in sources]
         # In a log every redrawing is one more line.
-        redrawn = 0.1 if sys.stderr.isatty() else UNSEEN_REDRAWN
+        redrawn = TERMINAL_REDRAWN if sys.stderr.isatty() else UNSEEN_REDRAWN
         progress = opened.enter_context(tqdm(
             total=None if None in totals else sum(totals), unit=" frames",
             mininterval=redrawn, maxinterval=max(10, redrawn),
@@ -75,7 +78,7 @@ def _run(arguments, stop):
         timings.start()
         results = stream(sources, detector, poses, trackers, smoothers, arguments.detect_every, budget,
                          idle=window.look if window else None)
-        told = ["live"] * len(sources)
+        told, due = ["live"] * len(sources), 0.0
         for result in opened.enter_context(closing(stop.between(results))):
             start = time.perf_counter()
             outputs.write(result, f"{timings.recent_fps:.1f} FPS" if window else "")
@@ -88,8 +91,10 @@ def _run(arguments, stop):
             elif result.state != told[result.source]:
                 told[result.source] = result.state
                 news.append(f"{result.state}: {result.reason}")
-            age = {"age_p99": f"{1000 * timings.age:.0f}ms"} if sources[result.source].live else {}
-            progress.set_postfix(persons=len(result.poses), **age, refresh=False)
+            if start >= due:  # a percentile a frame would cost more than drawing the bar
+                due = start + redrawn
+                age = {"age_p99": f"{1000 * timings.age:.0f}ms"} if sources[result.source].live else {}
+                progress.set_postfix(persons=len(result.poses), **age, refresh=False)
             for line in filter(None, news):
                 tqdm.write(line, file=sys.stderr)
             if window and window.closed:
@@ -97,18 +102,19 @@ def _run(arguments, stop):
     return stop.exit_code
 
 
-def open_engines(arguments):
-    """The detector and the pose estimators, which must find the same keypoints."""
-    settings = arguments.threads, arguments.backend
-    # Trackers believe in weaker boxes, too, where somebody is expected.
-    tracked = not arguments.no_track and all(option != "images" for option, _ in arguments.sources)
-    threshold = arguments.threshold * (WEAK if tracked else 1)
-    detector = PersonDetector(open_engine(arguments.detector, "person", *settings), threshold)
-    poses = [PoseEstimator(open_engine(path, "pose", *settings)) for path in arguments.pose]
+def open_poses(arguments):
+    """The pose estimators, which must find the same keypoints."""
+    poses = [PoseEstimator(open_engine(path, "pose", arguments.threads, arguments.backend)) for path in arguments.pose]
     for path, pose in zip(arguments.pose, poses, strict=True):
         if pose.schema.names != poses[0].schema.names:
             raise BadInput(f"--pose {path} finds other keypoints than {arguments.pose[0]}: give engines of the same")
-    return detector, poses
+    return poses
+
+
+def open_detector(arguments, trackers):
+    """The detector. Where all sources are tracked it gives weaker boxes, too, for the trackers to choose from."""
+    engine = open_engine(arguments.detector, "person", arguments.threads, arguments.backend)
+    return PersonDetector(engine, trackers[0].weakest if all(trackers) else arguments.threshold)
 
 
 def open_sources(given, pauses):

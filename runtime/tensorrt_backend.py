@@ -10,7 +10,8 @@ import numpy as np
 
 from runtime.cuda import Buffer, call, cudart, current_gpu, free_memory
 from runtime.errors import BadInput
-from runtime.sidecar import LIBRARIES, Machine, check_sidecar, read_sidecar, sha256
+from runtime.files import sha256
+from runtime.sidecar import LIBRARIES, Machine, check_sidecar, read_sidecar
 
 SUFFIXES = {".trt": "TensorRT", ".engine": "TensorRT", ".rtx": "TensorRT for RTX"}
 

@@ -78,6 +78,11 @@ class Tracker:
         self._last_time = None
         self._last_id = 0
 
+    @property
+    def weakest(self):
+        """Least score of a detection that `believe` may take: what a detector has to give it."""
+        return WEAK * self.threshold
+
     def predict(self, time):
         """Boxes for a frame without detection, from the persons of the frame before.
 

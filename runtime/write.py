@@ -1,15 +1,10 @@
-"""Where results go: a video, a folder of images, JSON lines, CSV, a window. Over the network: serve.py and send.py.
+"""Where pictures go: a video, a folder of images, a window. Poses as text: lines.py; to others: serve.py and send.py.
 
 Each writer has `write(result, drawn)`, result from the pipeline and drawn its (H, W, 3) uint8 BGR picture with the
 skeletons (None where the result has no frame), and `close()`. A write that did not land raises BadInput; what landed
 before is kept and playable.
 """
 
-import contextlib
-import csv
-import errno
-import io
-import json
 import os
 import re
 import shutil
@@ -17,13 +12,12 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from runtime.crop import letterbox
 from runtime.errors import BadInput
+from runtime.files import cannot_write, make_folder, open_appending
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "FMP4"}  # MPEG-4: H.264 is not in OpenCV's wheels
-JSON_VERSION = 3  # of the JSON lines: counts up where a reader of the old ones would go wrong
 ENCODER_BUFFER = 512 << 10  # bytes that FFmpeg may still hold back: measured 256 KiB
 LONGEST_REPEAT = 5.0  # seconds for which a live video repeats a picture: a camera may be gone for days
 
@@ -59,7 +53,7 @@ class VideoWriter:
         self._written = 0
         self._start = self._last = None
         self._replaces = path.exists()
-        _open_file(path).close()
+        open_appending(path).close()
 
     def write(self, result, drawn):
         if result.frame is None:
@@ -143,97 +137,10 @@ class ImageWriter:
             path.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
         except OSError as error:
             path.unlink(missing_ok=True)  # half an image would look like a whole one
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
     def close(self):
         """Every image is complete once written."""
-
-
-class JsonLinesWriter:
-    """Writes poses as JSON lines, one frame a line:
-
-        {"version": 3, "source": 0, "state": "live", "frame": 0, "time": 0.0, "persons": [{"id": 1, "box": [left, top,
-         right, bottom], "score": 0.93, "keypoints": [[x, y, score], …]}, …], "events": [{"kind": "enter", "id": 1}, …]}
-
-    in pixels of the frame and seconds. An id is a person's own for the whole run, null without tracking. An event's
-    kind is "enter", "lost" or "return". Where only a source's state changed, "frame" is null and "reason" says why.
-    Where a budget left persons out, "left_out" says how many.
-    docs/output.md says more, and what earlier versions had. Every line is written whole, whatever ends the run.
-    The path "-" is stdout.
-    """
-
-    def __init__(self, path):
-        self.path = Path(path)
-        self._file = _open_lines(self.path)
-
-    def write(self, result, drawn=None):
-        _append_whole(self._file, self.path, poses_json(result) + "\n")
-
-    def close(self):
-        self._file.close()
-
-
-class CsvWriter:
-    """Writes poses as CSV, one person a row, in the units of the JSON lines; a first line names the columns.
-
-    Args:
-        path: of the file, "-" for stdout; missing folders are made, a file of this name is replaced.
-        names: the K keypoints' names (`pose.schema.names`).
-
-    Frames without persons have no row; a change of a source's state has one, with source, state and time only. A
-    frame's rows are written whole or not at all, whatever ends the run.
-    """
-
-    def __init__(self, path, names):
-        self.path = Path(path)
-        self._file = _open_lines(self.path)
-        points = [f"{name}_{value}" for name in names for value in ("x", "y", "score")]
-        self._columns = 10 + len(points)
-        _append_whole(self._file, self.path, _csv_rows(
-            [["source", "state", "frame", "time", "id", "score", "left", "top", "right", "bottom", *points]]))
-
-    def write(self, result, drawn=None):
-        if result.frame is None:
-            _append_whole(self._file, self.path, _csv_rows(
-                [[result.source, result.state, "", round(result.time, 4), *[""] * (self._columns - 4)]]))
-        elif len(result.poses):
-            _append_whole(self._file, self.path, _csv_rows(
-                [result.source, result.state, result.frame.index, round(result.time, 4), person["id"], person["score"],
-                 *person["box"], *(value for point in person["keypoints"] for value in point)]
-                for person in _persons(result)))
-
-    def close(self):
-        self._file.close()
-
-
-def poses_json(result):
-    """One frame's poses, or one change of a source's state, as a line of JSON: JsonLinesWriter says what is in it."""
-    frame = None if result.frame is None else result.frame.index
-    line = {"version": JSON_VERSION, "source": result.source, "state": result.state, "frame": frame,
-            "time": round(result.time, 4), "persons": _persons(result),
-            "events": [{"kind": event.kind, "id": event.id} for event in result.events]}
-    if frame is None:
-        line["reason"] = result.reason
-    if result.left_out:
-        line["left_out"] = result.left_out
-    return json.dumps(line)
-
-
-def _persons(result):
-    """A dict for each person: pixels to a hundredth, scores to a thousandth."""
-    poses = result.poses
-    ids = [None] * len(poses) if result.ids is None else result.ids.tolist()
-    return [
-        {"id": id, "box": _rounded(box, 2), "score": round(float(score), 3),
-         "keypoints": [[*_rounded(point[:2], 2), round(float(point[2]), 3)] for point in points]}
-        for id, box, score, points in zip(ids, poses.boxes, poses.box_scores, poses.keypoints, strict=True)
-    ]
-
-
-def _csv_rows(rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 class Window:
@@ -269,87 +176,6 @@ class Window:
         cv2.destroyAllWindows()
 
 
-def _rounded(values, digits):
-    return [round(float(value), digits) for value in np.asarray(values)]
-
-
-def is_stdout(path):
-    """Whether an output's path means stdout."""
-    return str(path) in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-
-
-def _open_lines(path):
-    """Open a file of lines, an old one emptied, or stdout."""
-    if is_stdout(path):
-        return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
-    file = _open_file(path)
-    if path.is_file():  # no pipe, no device
-        file.truncate(0)
-    return file
-
-
-def _open_file(path):
-    """Open for appending without a buffer, so that an error shows at the write that met it."""
-    make_folder(path.parent)
-    try:
-        return open(path, "ab", buffering=0)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _append_whole(file, path, text):
-    """Append to an unbuffered file all of the text or nothing."""
-    data = memoryview(text.encode())
-    landed = 0
-    try:
-        while landed < len(data):
-            landed += file.write(data[landed:])
-    except (OSError, KeyboardInterrupt) as error:
-        if landed and file.seekable():  # what went through a pipe is gone
-            file.truncate(file.tell() - landed)
-        if isinstance(error, KeyboardInterrupt) or isinstance(error, BrokenPipeError) and is_stdout(path):
-            raise
-        raise _cannot_write(path, error) from error
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """Write a whole file or none: yields the path of another one beside it, which takes its name in the end.
-
-    BadInput where that fails; what `path` held before is kept then.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def write_json(path, data, indent=None):
-    """Write a whole JSON file or none; `indent` as for `json.dumps`."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(data, indent=indent) + "\n", encoding="utf-8")
-
-
-def make_folder(folder):
-    """Make a folder and those above it, or BadInput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def _cannot_write(path, error):
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space or choose another place" if full else "choose another place"
-    return BadInput(f"{path} cannot be written: {error.strerror}; {advice}")
-
-
 def _room_left(path):
     """Bytes that the file may still grow by: the disk's, or those of a limit on file sizes (`ulimit -f`)."""
     try:
@@ -361,5 +187,5 @@ def _room_left(path):
             if limit != resource.RLIM_INFINITY:
                 room = min(room, limit - path.stat().st_size)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     return room

@@ -1,10 +1,12 @@
-"""What several tests need: tiny engines, and clips of a walking rectangle with three coloured dots."""
+"""What several tests need: tiny engines, clips of a walking rectangle with three coloured dots, and fixtures."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ import pytest
 
 from tests import engines
 from tests.coco_data import coco_engine, write_coco_data
+from tests.fake_gpu import FakeCudart, fake_tensorrt
+from tests.pages import open_pages
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +35,12 @@ def person_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pose_path(tmp_path_factory):
     return engines.pose_engine(tmp_path_factory.mktemp("engines") / "pose.onnx")
+
+
+@pytest.fixture(name="engines")
+def engine_options(person_path, pose_path):
+    """The tiny engines, as options of the stream's command."""
+    return ["--detector", str(person_path), "--pose", str(pose_path)]
 
 
 def figure(index=0, size=(320, 192)):
@@ -127,3 +137,55 @@ def coco(tmp_path_factory):
     coco_engine(folder / "coco.onnx")
     (folder / "annotations.json").write_text(json.dumps(write_coco_data(folder / "images")))
     return folder
+
+
+@pytest.fixture
+def no_thread_leaks():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) == before
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    """A proxy of the machine does not lead to its own servers."""
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A key and a certificate for 127.0.0.1 that signs itself, in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl to make a certificate")
+    folder = tmp_path_factory.mktemp("certificate")
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
+        capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    both = folder / "both.pem"
+    both.write_bytes((folder / "key.pem").read_bytes() + (folder / "certificate.pem").read_bytes())
+    return both
+
+
+@pytest.fixture
+def pages():
+    with open_pages() as open_one:
+        yield open_one
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine with a GPU and TensorRT, as far as `tests.fake_gpu` goes."""
+    cudart = FakeCudart()
+    monkeypatch.setattr("runtime.cuda.cudart", lambda: cudart)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt())
+    monkeypatch.setattr("runtime.tensorrt_backend._plugins", {})
+    return cudart
+
+
+@pytest.fixture
+def pose_trt(tmp_path, pose_path):
+    from tests.tensorrt_engines import make_engine  # loads much that the other tests do without
+    (tmp_path / "pose.onnx").write_bytes(pose_path.read_bytes())
+    return make_engine(tmp_path, tmp_path / "pose.onnx")

@@ -14,8 +14,9 @@ import pytest
 from runtime.draw import BOX, LEFT, MIDDLE, RIGHT, draw_poses, id_colour, side_colour
 from runtime.errors import BadInput
 from runtime.keypoints import COCO, Poses
+from runtime.lines import CsvWriter, JsonLinesWriter
 from runtime.track import Event
-from runtime.write import LONGEST_REPEAT, CsvWriter, ImageWriter, JsonLinesWriter, VideoWriter, Window, open_output
+from runtime.write import LONGEST_REPEAT, ImageWriter, VideoWriter, Window, open_output
 from tests.conftest import count_frames
 from tests.results import news, noise, result
 

@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 from eval.predictions import ImagePoses, Journal, Predictions, json_parts, write_results
 from eval.workers import worker_gpus
 from runtime.errors import BadInput
+from runtime.files import write_json
 from runtime.gpus import gpu_numbers
 from runtime.keypoints import Poses
-from runtime.write import write_json
 from tests.coco_data import ROOT, read_metrics, run_command, run_main
 
 # Stopped and gone on with

@@ -13,9 +13,8 @@ from eval.bootstrap import differences
 from eval.compare import annotations_of, read_run
 from eval.precision import precision_of
 from eval.side_by_side import check_alike, column_names
-from export.tensorrt_engine import write_sidecar
 from runtime.errors import BadInput
-from runtime.sidecar import Machine, Sidecar
+from runtime.sidecar import Machine, Sidecar, write_sidecar
 from tests.coco_data import ROOT, read_metrics, run_main
 
 

@@ -108,7 +108,7 @@ def test_relative_error():
 def test_engines_that_are_not_float_are_refused(noise, tmp_path):
     half, _ = to_fp16(small_network(gain=1), noise)
     onnx.save(half, tmp_path / "half.onnx")
-    with pytest.raises(BadInput, match="the weights of .*half.onnx are not float32"):
+    with pytest.raises(BadInput, match="the weights of .*half.onnx are float16, not float32"):
         load_float(tmp_path / "half.onnx")
 
 

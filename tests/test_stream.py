@@ -1,16 +1,9 @@
-"""The command, as a process of its own: what it writes, says and returns."""
+"""The command, as a process of its own: what it makes of files and of its options."""
 
-import itertools
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-import urllib.request
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,34 +11,9 @@ import pytest
 
 from runtime.errors import BadInput
 from runtime.options import check_interval
-from runtime.stream import open_sources
 from runtime.timings import Latest
-from tests.conftest import count_frames, figure, index_first, write_clip
-from tests.test_frames import send_camera, served
-from tests.test_reconnect import in_turn
-
-ROOT = Path(__file__).resolve().parents[1]
-COMMAND = [sys.executable, "-m", "runtime.stream"]
-
-
-@pytest.fixture
-def engines(person_path, pose_path):
-    return ["--detector", str(person_path), "--pose", str(pose_path)]
-
-
-def stream(*arguments, cwd=ROOT, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100,
-                          env=environment, **options)
-
-
-def error_of(ended):
-    """The error's one line; the progress bar before it ends in a line of its own."""
-    assert ended.returncode == 2, ended.stderr
-    assert "Traceback" not in ended.stderr
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, ended.stderr
-    return lines[0]
+from tests.conftest import ROOT, count_frames, figure, write_clip
+from tests.stream_command import COMMAND, error_of, stream, table_of
 
 
 def test_video_to_video_and_json_lines(tmp_path, engines):
@@ -99,10 +67,6 @@ def test_options_of_tracking(tmp_path, engines):
     assert last_dot[1] == last_dot[2]
 
 
-def table_of(ended):
-    return {line[:12].strip(): line[12:].split() for line in ended.stdout.splitlines()}
-
-
 def test_several_sources_of_different_kinds(tmp_path, engines):
     """Two clips and a folder: each has its own drawn output, its own persons and its own frames in the common lines."""
     clips = [write_clip(tmp_path / f"clip{number}.mp4", frames=frames) for number, frames in enumerate((12, 5))]
@@ -139,111 +103,6 @@ def test_video_from_a_pipe(tmp_path, engines):
     assert (tmp_path / "poses.jsonl").read_text().count('"id": 1') == 20 + 1  # in 20 frames, and when it entered
 
 
-def wait_for(running, path, enough, seconds=60):
-    """Until the lines of a file are enough."""
-    deadline = time.monotonic() + seconds
-    while True:
-        lines = [json.loads(line) for line in (path.read_text() if path.exists() else "").splitlines()
-                 if line.endswith("}")]
-        if enough(lines):
-            return lines
-        if running.poll() is not None or time.monotonic() > deadline:
-            running.kill()
-            pytest.fail(f"not enough in {path.name}: {running.communicate()}")
-        time.sleep(0.05)
-
-
-def start(tmp_path, *arguments):
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-
-def test_a_camera_that_comes_back_and_one_that_never_came(tmp_path, engines):
-    """The first dies and is back after a second, with larger pictures; the second does not answer. Ctrl-C ends it."""
-    answers = in_turn(send_camera(frames=40, fps=50), send_camera(frames=4000, fps=50, size=(96, 80)))
-    with served(answers) as address:
-        url = address.replace("http://", "http://admin:secret@") + "/live?token=secret"
-        running = start(tmp_path, "--video", url, "--video", "rtsp://admin:secret@127.0.0.1:1/live", "--jsonl",
-                        "poses.jsonl", "--out", "drawn.mp4", *engines)
-        wait_for(running, tmp_path / "poses.jsonl", lambda lines: [
-            line["state"] for line in lines if line["source"] == 0][-10:] == ["live"] * 10
-            and any(line["frame"] is None and line["state"] == "live" for line in lines))
-        running.send_signal(signal.SIGINT)
-        asked = time.monotonic()
-        output, errors = running.communicate(timeout=30)
-        assert time.monotonic() - asked < 10
-    assert running.returncode == 130, errors
-    assert "Traceback" not in errors and "secret" not in errors + output + (tmp_path / "poses.jsonl").read_text()
-    assert "rtsp://127.0.0.1:1 does not open" in errors and "the others go on without it" in errors
-    assert "lost: " in errors and "tried again in 1 s" in errors
-    assert "live: " in errors and "now 96x80 pixels, 64x48 before" in errors
-    lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
-    states = [line["state"] for line in lines if line["source"] == 0]
-    assert [state for state, _ in itertools.groupby(states)] == ["live", "lost", "live"]
-    assert {line["state"] for line in lines if line["source"] == 1} == {"lost"}
-    assert count_frames(tmp_path / "drawn_0.mp4") > 40 and not (tmp_path / "drawn_1.mp4").exists()
-    assert output.splitlines()[-1].startswith("age ") and "lost                2 times" in output
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("moment", ["silent", "opening"])
-def test_ctrl_c_does_not_wait_for_a_silent_camera(tmp_path, engines, moment):
-    connected, over = threading.Event(), threading.Event()
-
-    def answer(handler):
-        connected.set()
-        if moment == "silent":
-            send_camera(frames=30, fps=50)(handler)
-        over.wait(60)
-
-    with served(answer) as address:
-        running = start(tmp_path, "--video", f"{address}/live", "--jsonl", "poses.jsonl", *engines)
-        if moment == "silent":
-            wait_for(running, tmp_path / "poses.jsonl", lambda lines: lines and lines[-1]["state"] == "stale")
-        assert connected.wait(60)
-        running.send_signal(signal.SIGINT)
-        asked = time.monotonic()
-        _, errors = running.communicate(timeout=30)
-        took = time.monotonic() - asked
-        over.set()
-    assert running.returncode == 130 and "Traceback" not in errors, errors
-    assert took < 5
-
-
-def test_a_camera_on_the_page(tmp_path, engines):
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-    with served(send_camera(frames=4000, fps=50)) as address:
-        running = start(tmp_path, "--video", f"{address}/live", "--serve", "0", "--jsonl", "poses.jsonl", *engines)
-        page = next(line for line in running.stderr if line.startswith("page: ")).split()[1]
-        wait_for(running, tmp_path / "poses.jsonl", lambda lines: len(lines) > 5)
-        with urllib.request.urlopen(f"{page}healthz", timeout=10) as answer:
-            assert answer.status == 200
-        with urllib.request.urlopen(f"{page}picture/0.jpg", timeout=10) as answer:
-            assert answer.headers["content-type"] == "image/jpeg"
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130 and "Traceback" not in errors, errors
-
-
-def test_no_reconnect_makes_a_break_an_error(tmp_path, engines):
-    with served(send_camera(frames=40, fps=50)) as address:
-        ended = stream("--video", f"{address}/live", "--no-reconnect", "--out", tmp_path / "drawn.mp4", *engines)
-    assert " stopped after" in error_of(ended)
-    assert count_frames(tmp_path / "drawn.mp4") > 10
-
-
-def test_an_age_that_cannot_be_held(tmp_path, engines):
-    """A tenth of a millisecond is less than any engine takes: something is given up, and the table says so."""
-    with served(send_camera(frames=150, fps=50)) as address:
-        ended = stream("--video", f"{address}/live", "--no-reconnect", "--max-age", "0.1ms", *engines)
-    assert "stopped after" in error_of(ended)
-    assert "ms, budget 0.1 ms: gives up 1 of 2 detections" in ended.stderr
-    table = table_of(ended)
-    assert table["budget"][:5] == ["0.1", "ms,", "held", "by", "0.0%"]
-    assert table["gave up"][0] == "detections"
-
-
 def test_drawn_video_shows_the_skeleton(tmp_path, engines):
     stream("--video", write_clip(tmp_path / "clip.mp4", frames=3), "--out", tmp_path / "drawn.avi", *engines)
     image = cv2.VideoCapture(str(tmp_path / "drawn.avi")).read()[1]
@@ -261,134 +120,6 @@ def test_images_to_folder(tmp_path, engines):
     assert ended.returncode == 0, ended.stderr
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["1.jpg", "10.jpg", "2.jpg"]
     assert "tracks" not in ended.stdout  # photographs have nothing to do with each other
-
-
-def test_cut_off_video_keeps_its_output(tmp_path, engines):
-    clip = index_first(write_clip(tmp_path / "clip.mp4", frames=40))
-    clip.write_bytes(clip.read_bytes()[:clip.stat().st_size // 2])
-    ended = stream("--video", clip, "--out", tmp_path / "drawn.mp4", "--jsonl", tmp_path / "poses.jsonl", *engines)
-    message = error_of(ended)
-    assert "ended at frame " in message
-    frames = int(message.split("ended at frame ")[1].split()[0])
-    assert f"ended at frame {frames} of 40" in message
-    assert count_frames(tmp_path / "drawn.mp4") == frames > 5
-    assert len((tmp_path / "poses.jsonl").read_text().splitlines()) == frames
-    assert ended.stdout.splitlines()[0].split() == ["frames", str(frames)]
-
-
-def start_on_a_camera(address, tmp_path, engines):
-    """The command on a live stream, once it has written some frames."""
-    running = subprocess.Popen([*COMMAND, "--video", f"{address}/live", "--out", str(tmp_path / "drawn.mp4"),
-                                "--jsonl", str(tmp_path / "poses.jsonl"), *engines], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 90
-    lines = tmp_path / "poses.jsonl"
-    while not (lines.exists() and lines.read_text().count("\n") >= 10):
-        if running.poll() is not None or time.monotonic() > deadline:
-            running.kill()
-            pytest.fail(f"no ten frames: {running.communicate()}")
-        time.sleep(0.02)
-    return running
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_cleanly(tmp_path, engines, number, code):
-    with served(send_camera(frames=3000, fps=50)) as address:
-        running = start_on_a_camera(address, tmp_path, engines)
-        running.send_signal(number)
-        output, errors = running.communicate(timeout=30)
-    assert running.returncode == code, errors
-    assert "Traceback" not in errors
-    assert output.startswith("frames ")
-    assert count_frames(tmp_path / "drawn.mp4") >= 1
-    text = (tmp_path / "poses.jsonl").read_text()
-    assert text.endswith("\n")
-    assert [json.loads(line)["persons"] for line in text.splitlines()]
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
-@pytest.mark.parametrize("reader", ["none", "idle"])
-def test_sigterm_ends_a_run_whose_reader_does_not_read(tmp_path, engines, reader):
-    """One signal is enough where opening or writing waits for the reader of a pipe."""
-    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
-    os.mkfifo(tmp_path / "pipe")
-    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK) if reader == "idle" else None
-    if reading is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
-        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
-
-    def waiting_bytes():
-        return int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-    def stuck():
-        if reading is None:
-            return (tmp_path / "drawn.mp4").exists()  # it is opened before
-        before = waiting_bytes()
-        time.sleep(0.5)
-        return before == waiting_bytes() > 3000
-
-    with served(send_camera(frames=30_000, fps=200)) as address:
-        running = start(tmp_path, "--video", f"{address}/live", "--jsonl", "pipe", "--out", "drawn.mp4", *engines)
-        deadline = time.monotonic() + 60
-        while not stuck():
-            assert running.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(0.2)
-        running.send_signal(signal.SIGTERM)
-        _, errors = running.communicate(timeout=30)
-    if reading is not None:
-        os.close(reading)
-    assert running.returncode == 143 and "Traceback" not in errors, errors
-
-
-def test_lines_on_stdout_and_a_reader_that_has_seen_enough(tmp_path, engines):
-    clip = write_clip(tmp_path / "clip.mp4", frames=60)
-    ended = stream("--video", clip, "--jsonl", "-", *engines, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert [json.loads(line)["frame"] for line in ended.stdout.splitlines()] == list(range(60))
-    assert "FPS" in ended.stderr and not (tmp_path / "-").exists()
-    with start(tmp_path, "--video", clip, "--csv", "/dev/stdout", *engines) as running:
-        assert running.stdout.readline().startswith("source,state,frame,time,id")
-        running.stdout.close()
-        errors = running.stderr.read()
-    assert running.returncode == 0 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
-
-
-def test_a_second_start_by_mistake_leaves_the_lines_of_the_first(tmp_path, engines):
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-    clip = write_clip(tmp_path / "clip.mp4", frames=3)
-    for name in ("poses.jsonl", "poses.csv"):
-        (tmp_path / name).write_text("of the first\n")
-    with socket.create_server(("127.0.0.1", 0)) as first:
-        ended = stream("--video", clip, "--jsonl", "poses.jsonl", "--csv", "poses.csv", "--serve",
-                       first.getsockname()[1], *engines, cwd=tmp_path)
-    assert "cannot be listened on" in error_of(ended)
-    assert {(tmp_path / name).read_text() for name in ("poses.jsonl", "poses.csv")} == {"of the first\n"}
-
-
-def test_two_channels_of_one_recorder_are_told_apart():
-    """And no camera is needed to see it: nothing listens there, and the others are waited for."""
-    sources = open_sources([("video", "rtsp://user:secret@127.0.0.1:1/1"), ("video", "rtsp://127.0.0.1:1/2")], (60,))
-    assert [source.label for source in sources] == ["rtsp://127.0.0.1:1 (source 0)", "rtsp://127.0.0.1:1 (source 1)"]
-
-
-def test_killed_run_leaves_whole_lines(tmp_path, engines):
-    with served(send_camera(frames=3000, fps=50)) as address:
-        running = start_on_a_camera(address, tmp_path, engines)
-        running.kill()
-        running.communicate(timeout=30)
-    text = (tmp_path / "poses.jsonl").read_text()
-    assert text.endswith("\n")
-    assert len([json.loads(line) for line in text.splitlines()]) >= 10
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_keeps_the_video(tmp_path, engines):
-    clip = write_clip(tmp_path / "clip.mp4", frames=5)
-    ended = stream("--video", clip, "--out", tmp_path / "drawn.mp4", "--jsonl", "/dev/full", *engines)
-    assert "/dev/full cannot be written: No space left on device" in error_of(ended)
-    assert count_frames(tmp_path / "drawn.mp4") == 1
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

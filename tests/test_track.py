@@ -14,7 +14,7 @@ from runtime.mot import ClearMot, clear_mot, load_tracks, load_truth
 from runtime.options import parse_arguments
 from runtime.pipeline import stream
 from runtime.smooth import Smoother
-from runtime.stream import followers, open_engines
+from runtime.stream import followers, open_detector, open_poses
 from runtime.track import FOLLOWED_FOR, Event, Tracker
 from runtime.walkers import write_clip
 from tests.conftest import ROOT
@@ -326,10 +326,10 @@ def test_the_bundled_engines_track_the_rendered_persons(walkers, detect_every, l
     """The gate; measured were 0.995 and 0.980, both without a switch."""
     clip, truth = walkers
     arguments = parse_arguments(["--video", str(clip), "--detect-every", str(detect_every)])
-    detector, [pose] = open_engines(arguments)  # as the command does
-    [tracker], [smoother] = followers(arguments, pose.schema)
+    [pose] = open_poses(arguments)  # as the command does
+    trackers, smoothers = followers(arguments, pose.schema)
     source = open_source(video=clip)
-    results = list(stream(source, detector, pose, tracker, smoother, detect_every))
+    results = list(stream(source, open_detector(arguments, trackers), pose, trackers[0], smoothers[0], detect_every))
     source.close()
     assert ["detect" in result.timings for result in results] == [index % detect_every == 0 for index in range(75)]
     score = clear_mot(load_truth(truth), [(result.ids, result.poses.boxes) for result in results])

@@ -6,7 +6,7 @@ from collections import Counter
 import imagesize
 import numpy as np
 
-from runtime.write import write_json
+from runtime.files import write_json
 
 
 class CocoFile:

@@ -42,10 +42,9 @@ from runtime.detect import PersonDetector
 from runtime.doctor import cpu_name
 from runtime.engine import open_engine
 from runtime.errors import BadInput, run_command
+from runtime.files import make_folder, sha256, write_json
 from runtime.pose import PoseEstimator
-from runtime.sidecar import sha256
 from runtime.walkers import write_clip
-from runtime.write import make_folder, write_json
 
 ROUNDS, FRAMES, CROWD_FRAMES = 5, 80, 40
 WARM_UP = 5  # frames

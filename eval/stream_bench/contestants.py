@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from runtime.detect import PersonDetector
 from runtime.frames import Frame, open_video
 from runtime.pipeline import stream
 from runtime.smooth import Smoother
@@ -114,10 +115,14 @@ def take_turn(contestant, source):
 
 
 def pipeline(detector, pose, followed=False):
-    """Our pipeline as `python -m runtime.stream` runs it. followed: with tracks and smoothing."""
+    """Our pipeline. followed: with tracks and smoothing, as `python -m runtime.stream` runs it."""
     def run(source):
-        trackers = (Tracker(pose.schema.sigmas), Smoother()) if followed else (None, None)
-        for result in stream(source, detector, pose, *trackers):
+        if followed:
+            tracker = Tracker(pose.schema.sigmas, detector.threshold)
+            results = stream(source, PersonDetector(detector.engine, tracker.weakest), pose, tracker, Smoother())
+        else:
+            results = stream(source, detector, pose)
+        for result in results:
             yield result.frame, len(result.poses)
 
     return run

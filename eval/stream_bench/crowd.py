@@ -3,8 +3,8 @@
 import numpy as np
 
 from eval.stream_bench.contestants import Camera, Contestant, Turn, pipeline, take_turn
+from runtime.files import whole_file
 from runtime.walkers import render_clip
-from runtime.write import whole_file
 
 PERSONS = (1, 2, 4, 8, 16)
 TILE = 160, 240  # pixels, width and height: one person's

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.files import make_folder
 from runtime.options import MODELS
 from runtime.rehearse.cameras import Camera, render_pictures
-from runtime.rehearse.trial import Trial, fetch, frames_of, playable_frames, read_lines, states_of
-from runtime.write import make_folder
+from runtime.rehearse.trial import Missed, Trial, fetch, frames_of, playable_frames, read_lines, states_of
 
 RATE = 8  # pictures a second of the cameras
 PICTURES = 16
@@ -29,10 +29,6 @@ SIZE = 480, 360
 FEW = 8  # frames that show that it goes on
 FILE_LIMITS = {"disk-video": 1_300_000, "disk-lines": 60_000}  # bytes of the largest file that may be written
 NEEDS = {"slow-watcher": ("starlette", "uvicorn"), "silent-webhook": ("httpx",)}  # beside the runtime's own libraries
-
-
-class Missed(Exception):
-    """The stream did not do what it should; says what it did."""
 
 
 @dataclass

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.files import make_folder
 from runtime.options import MODELS
 from runtime.rate import rate
-from runtime.rehearse.trial import ROOT, playable_frames
-from runtime.write import make_folder
+from runtime.rehearse.trial import ROOT, Missed, playable_frames
 
 STILLS, TEST_STILLS, FRAMES = 80, 30, 75
 TEST_SEED = 200_000  # of pictures that are not trained on
@@ -29,10 +29,6 @@ TRAINED = ("backbone_weights=", f"init_weights={MODELS / 'pose.weights.h5'}", "e
 LEAST_AP = 0.25  # of the bundled pose engine on rendered people, boxes given
 MOST_LOSS = 0.03  # AP that the few steps may cost
 LEAST_FOUND, LEAST_OKS = 0.5, 0.5  # of the clip's persons, by the bundled detector
-
-
-class Missed(Exception):
-    """A step did not do what it should."""
 
 
 @dataclass

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import BadInput
+from runtime.files import make_folder, write_json
 from runtime.rehearse.cameras import Camera, render_pictures
 from runtime.rehearse.trial import Trial, fetch, read_lines
-from runtime.write import make_folder, write_json
 
 SAMPLE_EVERY = 5.0  # seconds
 TOLD_EVERY = 60.0  # seconds between two lines of progress

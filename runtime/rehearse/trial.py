@@ -19,6 +19,10 @@ ENDS_WITHIN = 20.0  # seconds from a signal to the end of the process
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
+class Missed(Exception):
+    """Something did not do what it should; says what it did."""
+
+
 class Trial:
     """The command, running.
 
