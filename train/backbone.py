@@ -1,6 +1,6 @@
 """ImageNet backbones and the layers that both networks are built from.
 
-A backbone is a Keras model from BGR pixels (float, 0..255, NHWC) to feature maps at strides 8, 16 and 32.
+A backbone is a Keras model from BGR pixels (float, 0..255, NHWC) to feature maps at strides 4, 8, 16 and 32.
 Colour order and normalisation live inside it, so that training, ONNX and TensorRT all see frames as OpenCV
 hands them over.
 """
@@ -14,16 +14,14 @@ from keras import layers, ops
 from runtime.errors import BadInput
 from train.resnet_v1 import UNITS, resnet_v1
 
-STRIDES = (8, 16, 32)
-
-# Where each stride ends. MobileNetV2's are the expanded maps just before the next stride: wider than the
+# Where the strides 4, 8, 16 and 32 end. MobileNetV2's are the expanded maps just before the next stride: wider than the
 # block outputs (192 against 32 channels) and computed anyway.
 TAPS = {
-    "mobilenetv2": ("block_6_expand_relu", "block_13_expand_relu", "block_16_project_BN"),
-    "resnet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
-    "resnet101": ("conv3_block4_out", "conv4_block23_out", "conv5_block3_out"),
-    "resnet152": ("conv3_block8_out", "conv4_block36_out", "conv5_block3_out"),
-    **{f"resnet_v1_{depth}": tuple(f"block{block}_unit{units[block - 1]}_out" for block in (2, 3, 4))
+    "mobilenetv2": ("block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu", "block_16_project_BN"),
+    "resnet50": ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+    "resnet101": ("conv2_block3_out", "conv3_block4_out", "conv4_block23_out", "conv5_block3_out"),
+    "resnet152": ("conv2_block3_out", "conv3_block8_out", "conv4_block36_out", "conv5_block3_out"),
+    **{f"resnet_v1_{depth}": tuple(f"block{block}_unit{units[block - 1]}_out" for block in (1, 2, 3, 4))
        for depth, units in UNITS.items()},
 }
 # The last layer of stride 4, for freezing: what lies before it holds edges and textures, which ImageNet
@@ -53,7 +51,7 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
         freeze_stem: keep the ImageNet weights and statistics of the layers up to stride 4 as they are.
 
     Returns:
-        keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 8, 16, 32.
+        keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 4, 8, 16, 32.
     """
     if name not in TAPS:
         raise BadInput(f"unknown backbone {name!r}; choose one of {', '.join(TAPS)}")

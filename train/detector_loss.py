@@ -1,8 +1,9 @@
 """Target assignment and loss of the person detector, in `keras.ops` alone.
 
-Task-aligned assignment (TOOD, Feng et al. 2021): each person takes the ten cells whose own prediction fits it
-best, by score and overlap together. The score learns the overlap (quality focal loss, Li et al. 2020), the box
-the generalised IoU (Rezatofighi et al. 2019).
+Each person takes the ten cells whose own prediction fits it best, by score and overlap together, as in TOOD (Feng et
+al. 2021). The score learns the overlap of the cell's own box (quality focal loss, Li et al. 2020), and not, as TOOD has
+it, a tenth-to-first rank among the ten: which cell will be best cannot be seen, so that all learnt a middling score,
+0.4 for persons as clear as can be (docs/models.md). The box learns the generalised IoU (Rezatofighi et al. 2019).
 """
 
 from keras import ops
@@ -53,10 +54,7 @@ def assign(labels, boxes, scores, centres):
     owner = ops.argmax(taken * (overlap + 1e-6), axis=1)  # (B, A)
     taken = taken * ops.transpose(ops.one_hot(owner, labels.shape[1], dtype="float32"), (0, 2, 1))
 
-    fit, overlap = fit * taken, overlap * taken
-    best_fit = ops.max(fit, axis=2, keepdims=True)
-    best_overlap = ops.max(overlap, axis=2, keepdims=True)
-    quality = ops.max(fit / ops.maximum(best_fit, 1e-12) * ops.maximum(best_overlap, 0.05) * taken, axis=1)
+    quality = ops.max(ops.maximum(overlap, 0.05) * taken, axis=1)
     target = ops.take_along_axis(persons, ops.expand_dims(owner, 2), axis=1)
     return target, quality
 

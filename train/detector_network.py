@@ -4,9 +4,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from train.backbone import STRIDES, build_backbone, conv_bn, separable_bn, upsample
+from train.backbone import build_backbone, conv_bn, separable_bn, upsample
 from train.pose_network import self_attention
 
+STRIDES = (8, 16, 32)  # of the cells that give boxes
 PRIOR = 0.01  # chance that a cell holds a person, before anything is learnt (Lin et al. 2017)
 
 
@@ -21,7 +22,7 @@ def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attentio
         keras.Model, (B, H, W, 3) float BGR 0..255 → (B, A, 5): left, top, right, bottom in input pixels, logit.
     """
     features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
-    stride8, stride16, stride32 = features.outputs
+    _, stride8, stride16, stride32 = features.outputs
     x = self_attention(conv_bn(stride32, attention_width, activation=None, name="neck32"),
                        attention_blocks, attention_width, heads=attention_width // 32)
     level32 = conv_bn(x, decoder_width, name="level32")

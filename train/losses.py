@@ -54,19 +54,10 @@ def _inside(keypoints, input_size):
     return ops.cast(inside, "float32")
 
 
-def heatmap_peak(sigma):
-    """The largest value of `gaussian_heatmaps` for a keypoint in the middle (sigma in cells): exported maps are
-    divided by it, so that a certain keypoint peaks at 1."""
-    return _bell_peak(sigma) ** 2
-
-
 def simcc_peak():
-    """The same of a SimCC vector."""
-    return _bell_peak(SIMCC_SIGMA * SIMCC_SPLIT)
-
-
-def _bell_peak(sigma):
-    return 1 / (math.sqrt(2 * math.pi) * sigma)
+    """The largest value of a SimCC target for a keypoint in the middle: exported vectors are divided by it, so that a
+    certain keypoint peaks at 1."""
+    return 1 / (math.sqrt(2 * math.pi) * SIMCC_SIGMA * SIMCC_SPLIT)
 
 
 def heatmap_loss(input_size, sigma, aligned=True):

@@ -30,5 +30,6 @@ class NetworkEngine:
 def deployed(network, config):
     """The Keras model with the outputs that an engine has."""
     if config.task == "pose":
-        return deployed_pose_network(network, config.head, tuple(config.input_size), config.sigma, config.loss)
+        return deployed_pose_network(network, config.head, tuple(config.input_size), SCHEMAS[config.keypoints],
+                                     config.sigma, config.loss)
     return deployed_person_network(network)

@@ -1,8 +1,9 @@
 """The pose network: backbone, self-attention over the stride-32 map, a small decoder, heatmaps or SimCC.
 
-    256×192 BGR ─ MobileNetV2 ┬ stride 8 ──────────────────────────────┐
-                              ├ stride 16 ─────────────┐               │
-                              └ stride 32 ─ attention ─ up, add, mix ─ up, add, mix ─ deconvolution ─ 64×48 maps
+    256×192 BGR ─ MobileNetV2 ┬ stride 4 ──────────────────────────────────────────────┐
+                              ├ stride 8 ──────────────────────────────┐               │
+                              ├ stride 16 ─────────────┐               │               │
+                              └ stride 32 ─ attention ─ up, add, mix ─ up, add, mix ─ up, add, mix ─ 64×48 maps
 
 Everything is Keras 3 with `keras.ops`, so the network also runs on Keras' other backends.
 """
@@ -15,10 +16,13 @@ from keras import layers, ops
 
 from runtime.errors import BadInput
 from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
-from train.losses import SIMCC_SPLIT, SQUARE_PEAK, heatmap_peak, simcc_peak
+from train.losses import SIMCC_SPLIT, SQUARE_PEAK, simcc_peak
 from train.resnet_v1 import BN_EPSILON
 
 HEATMAP_STRIDE = 4
+# √area of a person by the crop's height, for `expected_similarity`. Half of COCO's people have more than 0.4; a
+# little below gave the best AP, most of whose thresholds ask for more than half of the similarity (docs/models.md).
+PERSON_SIZE = 0.3
 
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
@@ -32,8 +36,9 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         backbone, backbone_weights, freeze_stem: see `build_backbone`.
         head: "heatmap" for (B, K, H/4, W/4) logits, or "simcc" (Li et al. 2022) for one vector
             (B, K, (W + H)·SIMCC_SPLIT) of x logits followed by y logits.
-        decoder: "pyramid", the small one above; or "deconvolution", three transposed convolutions of decoder_width
-            channels from stride 32 to 4 (Xiao et al. 2018), which takes no other map and gives heatmaps only.
+        decoder: "pyramid", the small one above, of decoder_width channels, half of them at stride 4; or
+            "deconvolution", three transposed convolutions of decoder_width channels from stride 32 to 4 (Xiao et al.
+            2018), which takes no other map and gives heatmaps only.
         attention_blocks: transformer blocks over the stride-32 map; 0 leaves the attention out.
 
     Returns:
@@ -48,7 +53,7 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         raise BadInput(f"head = {head!r} needs decoder = 'pyramid'; a deconvolution decoder gives heatmaps")
     width, height = input_size
     features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
-    stride8, stride16, stride32 = features.outputs
+    stride4, stride8, stride16, stride32 = features.outputs
 
     x = stride32
     if attention_blocks or decoder == "pyramid":
@@ -57,14 +62,12 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     if decoder == "deconvolution":
         return keras.Model(features.inputs[0], _deconvolutions(x, num_keypoints, decoder_width), name="pose")
     x = conv_bn(x, decoder_width, activation=None, name="up32")
-    for stride, skip in ((16, stride16), (8, stride8)):
-        lateral = conv_bn(skip, decoder_width, activation=None, name=f"lateral{stride}")
-        x = layers.Add(name=f"merge{stride}")([upsample(x, f"upsample{stride}"), lateral])
-        x = layers.Activation("relu", name=f"merge{stride}_relu")(x)
-        x = layers.Add(name=f"mix{stride}")([x, separable_bn(x, decoder_width, name=f"mix{stride}")])
-
+    x = _pyramid_level(x, stride16, 16)
+    x = _pyramid_level(x, stride8, 8)
     if head == "heatmap":
-        x = layers.Conv2DTranspose(num_keypoints, 4, strides=2, padding="same", name="heatmap")(x)
+        x = conv_bn(x, decoder_width // 2, activation=None, name="up8")
+        x = _pyramid_level(x, stride4, 4)
+        x = layers.Conv2D(num_keypoints, 1, name="heatmap")(x)
         logits = layers.Permute((3, 1, 2), name="logits")(x)
     else:
         x = layers.Conv2D(num_keypoints, 1, name="maps")(x)
@@ -72,6 +75,15 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         x = layers.Dense(256, activation="relu", name="simcc_hidden")(x)
         logits = layers.Dense(round((width + height) * SIMCC_SPLIT), name="logits")(x)
     return keras.Model(features.inputs[0], logits, name="pose")
+
+
+def _pyramid_level(coarse, skip, stride):
+    """The map of the next stride: the coarse one enlarged, the backbone's added, and both mixed."""
+    width = coarse.shape[-1]
+    lateral = conv_bn(skip, width, activation=None, name=f"lateral{stride}")
+    x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
+    x = layers.Activation("relu", name=f"merge{stride}_relu")(x)
+    return layers.Add(name=f"mix{stride}")([x, separable_bn(x, width, name=f"mix{stride}")])
 
 
 def _deconvolutions(x, num_keypoints, width):
@@ -127,9 +139,11 @@ def position_encoding(rows, columns, width):
     return np.concatenate([y, x], axis=2).reshape(1, rows * columns, width).astype("float32")
 
 
-def deployed_pose_network(network, head, input_size, sigma, loss="cross_entropy"):
-    """The network that ships: probabilities instead of logits, scaled to 1 at the peak of a certain keypoint. Maps
-    trained by the squared error are scaled alone.
+def deployed_pose_network(network, head, input_size, schema, sigma, loss="cross_entropy"):
+    """The network that ships: values instead of logits, scaled to 1 at the peak of a certain keypoint.
+
+    Heatmaps of the cross-entropy hold the similarity to expect, see `expected_similarity`; those of the squared error
+    are scaled alone.
 
     Returns:
         keras.Model with outputs {"heatmaps": (B, K, h, w)} or {"simcc_x": (B, K, W·split), "simcc_y": …}.
@@ -139,10 +153,33 @@ def deployed_pose_network(network, head, input_size, sigma, loss="cross_entropy"
         return keras.Model(network.inputs[0], {"heatmaps": ops.maximum(logits * (1 / SQUARE_PEAK), 0.0)})
     if head == "heatmap":
         _, keypoints, rows, columns = logits.shape
-        flat = ops.softmax(ops.reshape(logits, (-1, keypoints, rows * columns)), axis=-1)
-        maps = ops.reshape(flat * (1 / heatmap_peak(sigma)), (-1, keypoints, rows, columns))
-        return keras.Model(network.inputs[0], {"heatmaps": maps})
+        chances = ops.softmax(ops.reshape(logits, (-1, keypoints, rows * columns)), axis=-1)
+        maps = ops.reshape(chances, (-1, keypoints, rows, columns))
+        return keras.Model(network.inputs[0], {"heatmaps": expected_similarity(maps, schema.sigmas, sigma)})
     bins = round(input_size[0] * SIMCC_SPLIT)
     scale = 1 / simcc_peak()
     return keras.Model(network.inputs[0], {"simcc_x": ops.softmax(logits[..., :bins], axis=-1) * scale,
                                            "simcc_y": ops.softmax(logits[..., bins:], axis=-1) * scale})
+
+
+def expected_similarity(maps, sigmas, sigma):
+    """The object keypoint similarity to expect of each cell as an answer.
+
+    A map says with what chance the keypoint lies where. The best answer is the cell whose neighbourhood holds most of
+    it, and OKS says how wide a neighbourhood counts: a Gaussian, wide for hips, narrow for eyes. So the peak lies where
+    the metric wants it, also between two guesses, and its height is the score that this answer will earn on average.
+
+    Args:
+        maps: (B, K, h, w), each of sum 1.
+        sigmas: the schema's K, as shares of the person's size.
+        sigma: in cells, of the Gaussians that the maps were trained on: a certain keypoint is one, and peaks at 1.
+
+    Returns:
+        (B, K, h, w).
+    """
+    rows, columns = maps.shape[2:]
+    widths = 2 * np.array(sigmas) * PERSON_SIZE * rows  # OKS: exp(-d² / 2(2σs)²)
+    down, across = (np.exp(-np.square(np.arange(side)[:, None] - np.arange(side)) / (2 * widths[:, None, None] ** 2))
+                    for side in (rows, columns))
+    down *= (1 + (sigma / widths) ** 2)[:, None, None]
+    return ops.matmul(ops.matmul(down[None].astype("float32"), maps), across[None].astype("float32"))
