@@ -228,11 +228,14 @@ def for_tensorrt(model):
 
 
 def behind_weights(graph):
-    """The nodes that no layer with weights comes after: softmax of the maps, decoding of boxes, NMS."""
+    """The nodes that no layer with weights comes after: softmax and similarity of the maps, decoding of boxes, NMS."""
+    tables = {constant.name for constant in graph.initializer if len(constant.dims) != 2}
     before: set[str] = set()  # values that lead to such a layer
     behind: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
-        if node.op_type in WITH_WEIGHTS or before & set(node.output):
+        # A product with a stack of matrices is a computation with fixed figures; a dense layer's matrix is one.
+        learnt = node.op_type in WITH_WEIGHTS and not (node.op_type == "MatMul" and tables & set(node.input))
+        if learnt or before & set(node.output):
             before |= set(node.input)
         else:
             behind.insert(0, node)

@@ -81,7 +81,8 @@ class Poses:
         boxes: (N, 4) float32, left, top, right, bottom.
         box_scores: (N,) float32 in 0..1.
         keypoints: (N, K, 3) float32, x, y, score. Whole numbers of x and y are pixel centres, as in OpenCV
-            and COCO; the score is 1 where the network is as sure as its training target.
+            and COCO; the score is 1 where the network is as sure as its training target, and of engines exported
+            from a cross-entropy the similarity (OKS) to expect of that place.
     """
 
     boxes: np.ndarray

@@ -21,7 +21,7 @@ SPREAD_DOUBLES = 0.1  # seconds unseen after which OKS tolerates twice the dista
 LONGEST_PREDICTION = 0.5  # seconds: an unseen person is expected where it would be then, not further on
 LOST_AFTER = 0.3  # seconds unseen: shorter gaps are the detector's
 FOLLOWED_FOR = 1.0  # seconds without detection for which keypoints lead a box
-FOLLOWED_SCORE = 0.3  # mean keypoint score below which there is nobody in such a box, nor in a weak one
+FOLLOWED_SCORE = 0.35  # mean keypoint score below which there is nobody in such a box, nor in a weak one
 WEAK = 0.6  # share of the threshold from which a detection still shows somebody who is expected there
 EXPECTED_IOU = 0.5  # of a box with the one that is expected, from which it shows that person
 

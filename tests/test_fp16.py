@@ -134,7 +134,8 @@ def test_the_bundled_pose_engine_in_fp16_agrees(pose, crops, tmp_path):
     model = for_tensorrt(onnx.load(POSE))
     half, islands = to_fp16(model, crops[:2])
     assert {"Softmax", "Pow", "ReduceMean"} <= {island.kind for island in islands}
-    assert [node.op_type for node in behind_weights(model.graph)] == ["Reshape", "Softmax", "Mul", "Reshape"]
+    assert [node.op_type for node in behind_weights(model.graph)] == [
+        "Reshape", "Softmax", "Reshape", "MatMul", "MatMul"]
     engine = saved(half, tmp_path / "half.onnx")
     assert (tmp_path / "half.onnx").stat().st_size < 0.6 * POSE.stat().st_size
     assert engine.metadata == pose.metadata
