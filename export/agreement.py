@@ -15,7 +15,7 @@ from runtime.detect import PersonDetector
 from runtime.nms import box_iou, keypoint_similarity
 from runtime.pose import LARGEST_BATCH, PoseEstimator
 
-SURE = 0.2  # score of a keypoint or box below which it is as good as not found
+SURE = 0.3  # score of a keypoint or box below which it is as good as not found
 CROP_TO_BOX = 1.25**2  # a crop is the person's box, grown
 
 

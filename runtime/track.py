@@ -14,7 +14,7 @@ from runtime.nms import box_iou, keypoint_similarity, oks_nms
 # The figures behind these: docs/output.md.
 SAME_POSE = 0.6  # OKS above which two poses of a frame are one person, found twice
 LEAST_SIMILARITY = 0.1  # mean of OKS and IoU below which a pose is somebody else's
-SURE = 0.2  # score from which a keypoint counts
+SURE = 0.3  # score from which a keypoint counts; hips of nobody have up to 0.35
 FEWEST_SURE = 5  # keypoints sure in both poses, below which the boxes alone decide
 VELOCITY_MEMORY = 0.2  # seconds over which a velocity is averaged
 SPREAD_DOUBLES = 0.1  # seconds unseen after which OKS tolerates twice the distance, thrice after two of them …

@@ -1,5 +1,7 @@
 """Targets, losses and assignment, against what the runtime decodes and against plain NumPy."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -163,27 +165,34 @@ def test_iou_and_generalised_iou_against_numpy():
     np.testing.assert_allclose(array(generalised_iou(a, b)), expected - (hull - union) / hull, atol=1e-5)
 
 
-def test_every_person_gets_the_ten_cells_that_fit_it_best():
-    size = (96, 64)
+def test_every_person_gets_the_ten_cells_nearest_to_its_middle():
+    size = (192, 128)
     centres, strides = cell_centres(size)
-    persons = np.array([[4, 4, 44, 60, 1], [50, 10, 92, 62, 1], [60, 0, 70, 8, -1], [0, 0, 0, 0, 0]], "float32")
-    # Cells in the first person predict it exactly, those in the second are off by two pixels.
-    boxes = np.concatenate([centres - strides[:, None], centres + strides[:, None]], 1).astype("float32")
-    inside = [((centres > person[:2]) & (centres < person[2:4])).all(1) for person in persons]
-    boxes[inside[0]] = persons[0, :4]
-    boxes[inside[1]] = persons[1, :4] + [2, 2, 0, 0]
-    scores = np.linspace(0.1, 0.9, len(boxes)).astype("float32")
-    target, quality = assign(persons[None], boxes[None], scores[None], centres)
+    # One suits stride 8, one stride 16, the third is smaller than a cell; then a region to ignore, and nobody.
+    persons = np.array([[20, 10, 60, 70, 1], [60, 8, 150, 120, 1], [4, 100, 9, 106, 1], [0, 0, 60, 8, -1],
+                        [0, 0, 0, 0, 0]], "float32")
+    boxes = np.concatenate([centres - 20, centres + 20], 1).astype("float32")
+    target, quality = assign(persons[None], boxes[None], centres, strides)
     target, quality = array(target)[0], array(quality)[0]
 
-    for number in (0, 1):
-        chosen = (quality > 0) & inside[number]
-        best = np.sort(np.flatnonzero(inside[number])[np.argsort(-scores[inside[number]])[:10]])
-        np.testing.assert_array_equal(np.flatnonzero(chosen), best)
-        np.testing.assert_array_equal(target[chosen], np.tile(persons[number, :4], (10, 1)))
-        overlap = box_iou(boxes[chosen][:1], persons[number:number + 1, :4])[0, 0]
-        np.testing.assert_allclose(quality[chosen], overlap, atol=1e-4)  # all ten, the best and the others
-    assert quality[~inside[0] & ~inside[1]].max() == 0
+    cost = np.full((len(persons), len(centres)), np.inf)  # by its definition, one at a time
+    for number, (left, top, right, bottom, _) in enumerate(persons[:3]):
+        grow = max(0, 12 - (right - left)) / 2, max(0, 12 - (bottom - top)) / 2
+        for cell, ((x, y), stride) in enumerate(zip(centres, strides, strict=True)):
+            if left - grow[0] < x < right + grow[0] and top - grow[1] < y < bottom + grow[1]:
+                away = math.hypot(x - (left + right) / 2, y - (top + bottom) / 2) / stride
+                octaves = math.log2(math.sqrt((right - left) * (bottom - top)) / (6 * stride))
+                cost[number, cell] = away + 3 * abs(octaves)
+        cost[number, cost[number] > np.sort(cost[number])[9]] = np.inf
+    chosen = np.isfinite(cost).any(0)
+    np.testing.assert_array_equal(quality > 0, chosen)
+    owner = cost.argmin(0)[chosen]
+    np.testing.assert_array_equal(target[chosen], persons[owner, :4])
+    overlap = [box_iou(box[None], person[None])[0, 0]
+               for box, person in zip(boxes[chosen], persons[owner, :4], strict=True)]
+    np.testing.assert_allclose(quality[chosen], np.maximum(overlap, 0.05), atol=1e-5)
+    for number, stride in ((0, 8), (1, 16)):
+        assert (strides[np.isfinite(cost[number])] == stride).mean() >= 0.8
 
 
 def test_person_loss_ignores_what_it_is_told_to_and_falls_towards_the_truth():
@@ -205,7 +214,8 @@ def test_person_loss_ignores_what_it_is_told_to_and_falls_towards_the_truth():
 
     better = boxes.copy()
     better[0, in_person] = persons[0, 0, :4]
-    sure = np.where(in_person, 3.0, logits).astype("float32")
+    chosen = array(assign(persons, boxes.astype("float32"), centres, strides)[1]) > 0
+    sure = np.where(chosen, 3.0, logits).astype("float32")
     assert value(better, sure) < value(boxes, sure)
     assert value(better, sure) < value(better, logits)
 

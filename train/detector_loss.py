@@ -1,9 +1,10 @@
 """Target assignment and loss of the person detector, in `keras.ops` alone.
 
-Each person takes the ten cells whose own prediction fits it best, by score and overlap together, as in TOOD (Feng et
-al. 2021). The score learns the overlap of the cell's own box (quality focal loss, Li et al. 2020), and not, as TOOD has
-it, a tenth-to-first rank among the ten: which cell will be best cannot be seen, so that all learnt a middling score,
-0.4 for persons as clear as can be (docs/models.md). The box learns the generalised IoU (Rezatofighi et al. 2019).
+Each person takes the ten cells nearest to its middle, of the stride that suits its size (after ATSS, Zhang et al. 2020,
+without anchors). They do not depend on what the network predicts and are the same from the first step to the last, so
+that a run of few epochs learns them; cells chosen by their prediction (TOOD, Feng et al. 2021) left scores of 0.4 on
+persons as clear as can be (docs/models.md). The score learns the overlap of the cell's own box (quality focal loss, Li
+et al. 2020), the box the generalised IoU (Rezatofighi et al. 2019).
 """
 
 from keras import ops
@@ -11,6 +12,8 @@ from keras import ops
 from train.detector_network import cell_centres
 
 CELLS_PER_PERSON = 10
+CELLS_ACROSS = 6.0  # cells of the stride that suits a person, in √area of its box
+OTHER_STRIDE = 3.0  # cells by which those of twice or half that stride count as further away
 SMALLEST_BOX = 12.0  # pixels; smaller persons may take the cells within this box around them
 BOX_WEIGHT = 2.0
 
@@ -21,12 +24,12 @@ def person_loss(input_size):
     labels: left, top, right, bottom in input pixels, and 1 person, -1 region to ignore, 0 nothing.
     predictions: left, top, right, bottom, logit per cell, as `build_person_network` gives them.
     """
-    centres, _ = cell_centres(input_size)
+    cells = cell_centres(input_size)
+    centres, _ = cells
 
     def loss(labels, predictions):
         boxes, logits = predictions[..., :4], predictions[..., 4]
-        found = ops.stop_gradient(boxes), ops.stop_gradient(ops.sigmoid(logits))
-        target_boxes, quality = assign(labels, *found, centres)
+        target_boxes, quality = assign(labels, ops.stop_gradient(boxes), *cells)
         counted = ops.maximum(_in_ignored(labels, centres), ops.cast(quality > 0, "float32"))
         score = ops.sum(quality_focal_loss(logits, quality) * counted)
         box = ops.sum((1 - generalised_iou(boxes, target_boxes)) * quality)
@@ -35,27 +38,27 @@ def person_loss(input_size):
     return loss
 
 
-def assign(labels, boxes, scores, centres):
+def assign(labels, boxes, centres, strides):
     """Which person each cell answers for.
 
     Args:
-        labels: (B, M, 5) as above; boxes (B, A, 4) and scores (B, A) as predicted; centres (A, 2).
+        labels: (B, M, 5) as above; boxes (B, A, 4) as predicted; centres (A, 2) and strides (A,) of the cells.
 
     Returns:
         target boxes (B, A, 4), and quality (B, A): the score to learn, 0 where the cell has no person.
     """
     persons = labels[..., :4]
-    overlap = iou(ops.expand_dims(persons, 2), ops.expand_dims(boxes, 1))  # (B, M, A)
+    sides = ops.maximum(persons[..., 2:] - persons[..., :2], 1.0)
+    middles = (persons[..., None, :2] + persons[..., None, 2:]) / 2  # (B, M, 1, 2)
+    away = ops.sqrt(ops.sum(ops.square(centres - middles), axis=-1)) / strides  # (B, M, A), in cells
+    octaves = ops.log2(ops.sqrt(ops.prod(sides, axis=-1, keepdims=True)) / (CELLS_ACROSS * strides))
     candidate = _inside(_at_least(persons, SMALLEST_BOX), centres) * ops.cast(labels[..., 4:] > 0, "float32")
-    fit = candidate * (ops.sqrt(ops.expand_dims(scores, 1)) * ops.power(overlap, 6) + 1e-9)
+    fit = candidate / (1 + away + OTHER_STRIDE * ops.abs(octaves))
     tenth = ops.top_k(fit, CELLS_PER_PERSON)[0][..., -1:]
-    taken = ops.cast(fit >= ops.maximum(tenth, 1e-12), "float32") * candidate
-    # A cell that several persons want goes to the one it overlaps most.
-    owner = ops.argmax(taken * (overlap + 1e-6), axis=1)  # (B, A)
-    taken = taken * ops.transpose(ops.one_hot(owner, labels.shape[1], dtype="float32"), (0, 2, 1))
-
-    quality = ops.max(ops.maximum(overlap, 0.05) * taken, axis=1)
+    fit = fit * ops.cast(fit >= tenth, "float32")
+    owner = ops.argmax(fit, axis=1)  # (B, A): whom the cell suits best, where several want it
     target = ops.take_along_axis(persons, ops.expand_dims(owner, 2), axis=1)
+    quality = ops.maximum(iou(target, boxes), 0.05) * ops.cast(ops.max(fit, axis=1) > 0, "float32")
     return target, quality
 
 

@@ -65,7 +65,7 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     x = _pyramid_level(x, stride16, 16)
     x = _pyramid_level(x, stride8, 8)
     if head == "heatmap":
-        x = conv_bn(x, decoder_width // 2, activation=None, name="up8")
+        x = conv_bn(x, (decoder_width + 1) // 2, activation=None, name="up8")
         x = _pyramid_level(x, stride4, 4)
         x = layers.Conv2D(num_keypoints, 1, name="heatmap")(x)
         logits = layers.Permute((3, 1, 2), name="logits")(x)
