@@ -5,6 +5,8 @@ import numpy as np
 from runtime.crop import letterbox
 from runtime.nms import nms
 
+THRESHOLD = 0.4  # where the bundled detector shows few who are nobody and misses few (docs/output.md)
+
 
 class PersonDetector:
     """Finds persons with a person engine.
@@ -17,7 +19,7 @@ class PersonDetector:
     of the frame and clipped to it, and scores (N,) float32 in 0..1, best first.
     """
 
-    def __init__(self, engine, threshold=0.3):
+    def __init__(self, engine, threshold=THRESHOLD):
         self.engine = engine
         self.threshold = threshold
 

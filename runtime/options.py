@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.backends import DEFAULT_BACKEND, ONNX_BACKENDS
+from runtime.detect import THRESHOLD
 from runtime.errors import BadInput
 from runtime.smooth import BETA, MIN_CUTOFF
 from runtime.track import FOLLOWED_FOR
@@ -78,8 +79,8 @@ def parse_arguments(argv):
     parser.add_argument("--pose", metavar="FILE", action="append",
                         help="pose engine (default: the project's models/pose.onnx); for --max-age it may be given "
                              "several times, the most accurate first")
-    parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE",
-                        help="least score of a person, 0..1; lower finds more, and more that are none (default: 0.3)")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, metavar="SCORE",
+                        help="least score of a person, 0..1; lower finds more, and more that are none (default: %(default)s)")
     parser.add_argument("--backend", choices=ONNX_BACKENDS, default=DEFAULT_BACKEND,
                         help="library that runs the engines (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
