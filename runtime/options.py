@@ -80,7 +80,8 @@ def parse_arguments(argv):
                         help="pose engine (default: the project's models/pose.onnx); for --max-age it may be given "
                              "several times, the most accurate first")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, metavar="SCORE",
-                        help="least score of a person, 0..1; lower finds more, and more that are none (default: %(default)s)")
+                        help="least score of a person, 0..1; lower finds more, and more that are none "
+                             "(default: %(default)s)")
     parser.add_argument("--backend", choices=ONNX_BACKENDS, default=DEFAULT_BACKEND,
                         help="library that runs the engines (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",

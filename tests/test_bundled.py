@@ -14,7 +14,7 @@ from skimage import data
 from eval.annotations import load_annotations
 from eval.gate import load_thresholds
 from eval.scoring import evaluate
-from runtime.detect import PersonDetector
+from runtime.detect import THRESHOLD, PersonDetector
 from runtime.engine import open_engine
 from runtime.keypoints import COCO
 from runtime.pose import PoseEstimator
@@ -27,7 +27,7 @@ PHOTOS = Path(os.environ.get("COCO_DEV", ROOT.parent / "shared/data/coco-dev"))
 
 @pytest.fixture(scope="module")
 def detector():
-    return PersonDetector(open_engine(ROOT / "models/person.onnx", "person"), threshold=0.3)
+    return PersonDetector(open_engine(ROOT / "models/person.onnx", "person"), threshold=THRESHOLD)
 
 
 @pytest.fixture(scope="module")
