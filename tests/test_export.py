@@ -85,7 +85,7 @@ def test_other_networks_export_too(changes, tmp_path):
     assert {name: value.shape for name, value in outputs.items()} == (
         {"simcc_x": (3, 17, 128), "simcc_y": (3, 17, 128)} if config.head == "simcc" else {"heatmaps": (3, 17, 16, 16)})
     for name, value in outputs.items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
 def test_a_graph_that_computes_something_else_is_refused(tiny_run, tmp_path):
