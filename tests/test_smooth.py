@@ -8,7 +8,7 @@ from runtime.jitter import JitterReport
 from runtime.keypoints import Poses
 from runtime.pipeline import Result
 from runtime.smooth import Smoother
-from runtime.track import LOST_AFTER
+from runtime.track import LOST_AFTER, SURE
 
 EMPTY = np.zeros((4, 4, 3), np.uint8)
 
@@ -101,7 +101,7 @@ def test_unsure_keypoints_hold_still():
     keypoints, box = body()
     moved = keypoints.copy()
     moved[[9, 10], 0] += 30
-    moved[9, 2], moved[10, 2] = 0.0, 0.1
+    moved[9, 2], moved[10, 2] = 0.0, SURE / 2
     smoother = Smoother()
     smoother(0.0, np.array([1]), poses((keypoints, box)))
     steps = smoother(0.04, np.array([1]), poses((moved, box)))[0, :, 0] - keypoints[:, 0]
