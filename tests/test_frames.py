@@ -1,7 +1,5 @@
 """Sources: real files, folders, a server on loopback, and what each says when it is broken."""
 
-import contextlib
-import http.server
 import os
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import pytest
 from runtime.containers import is_file_on_server, is_trimmed
 from runtime.errors import BadInput
 from runtime.frames import PipedVideo, hide_secrets, natural_order, open_source
+from tests.cameras import send_camera, served
 from tests.conftest import ROOT, figure, index_first, write_clip
 
 
@@ -148,36 +147,6 @@ def test_url_that_does_not_open(capfd):
     assert capfd.readouterr().err == ""
 
 
-@contextlib.contextmanager
-def served(answer):
-    """A server on loopback whose GET is `answer(handler)`; gives its address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                answer(self)
-
-        def do_HEAD(self):
-            if not hasattr(answer, "head"):
-                self.send_error(501)
-            else:
-                answer.head(self)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False  # so that server_close waits for the answers under way
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def send_file(path):
     def head(handler):
         handler.send_response(200)
@@ -189,24 +158,6 @@ def send_file(path):
         handler.wfile.write(path.read_bytes())
 
     answer.head = head
-    return answer
-
-
-def send_camera(frames, fps, size=(64, 48), silent=0.0):
-    """A network camera: JPEGs in a multipart stream, the index as the picture's grey value.
-
-    silent: seconds for which nothing comes, after half of the frames.
-    """
-    def answer(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        handler.end_headers()
-        for index in range(frames):
-            time.sleep(silent * (index == frames // 2))
-            picture = cv2.imencode(".jpg", np.full((size[1], size[0], 3), index % 256, np.uint8))[1].tobytes()
-            handler.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n"
-                                % (len(picture), picture))
-            time.sleep(1 / fps)
     return answer
 
 

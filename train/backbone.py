@@ -149,3 +149,10 @@ def separable_bn(x, filters, kernel=5, name=None):
 def upsample(x, name):
     """Twice the size, bilinear: one Resize in ONNX, where nearest becomes Tiles."""
     return layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+
+
+def merged(coarse, skip, stride):
+    """The next map of a feature pyramid (Lin et al. 2017): the coarse one enlarged, the backbone's of this stride added."""
+    lateral = conv_bn(skip, coarse.shape[-1], activation=None, name=f"lateral{stride}")
+    x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
+    return layers.Activation("relu", name=f"merge{stride}_relu")(x)

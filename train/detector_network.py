@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from train.backbone import build_backbone, conv_bn, separable_bn, upsample
+from train.backbone import build_backbone, conv_bn, merged, separable_bn
 from train.pose_network import self_attention
 
 STRIDES = (8, 16, 32)  # of the cells that give boxes
@@ -26,8 +26,8 @@ def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attentio
     x = self_attention(conv_bn(stride32, attention_width, activation=None, name="neck32"),
                        attention_blocks, attention_width, heads=attention_width // 32)
     level32 = conv_bn(x, decoder_width, name="level32")
-    level16 = _merge(level32, stride16, decoder_width, 16)
-    level8 = _merge(level16, stride8, decoder_width, 8)
+    level16 = separable_bn(merged(level32, stride16, 16), decoder_width, name="level16")
+    level8 = separable_bn(merged(level16, stride8, 8), decoder_width, name="level8")
 
     predictions = []
     for stride, level in zip(STRIDES, (level8, level16, level32), strict=True):
@@ -44,13 +44,6 @@ def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attentio
     distances = ops.softplus(raw[..., :4]) * strides[None, :, None]
     boxes = distances * np.array([-1, -1, 1, 1], "float32") + np.tile(centres, 2)[None]
     return keras.Model(features.inputs[0], ops.concatenate([boxes, raw[..., 4:]], axis=-1), name="person")
-
-
-def _merge(coarse, skip, width, stride):
-    lateral = conv_bn(skip, width, activation=None, name=f"lateral{stride}")
-    x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
-    x = layers.Activation("relu", name=f"merge{stride}_relu")(x)
-    return separable_bn(x, width, name=f"level{stride}")
 
 
 def cell_centres(input_size):

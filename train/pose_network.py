@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from runtime.errors import BadInput
-from train.backbone import LayerNorm, build_backbone, conv_bn, separable_bn, upsample
+from train.backbone import LayerNorm, build_backbone, conv_bn, merged, separable_bn
 from train.losses import SIMCC_SPLIT, SQUARE_PEAK, simcc_peak
 from train.resnet_v1 import BN_EPSILON
 
@@ -78,12 +78,9 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
 
 
 def _pyramid_level(coarse, skip, stride):
-    """The map of the next stride: the coarse one enlarged, the backbone's added, and both mixed."""
-    width = coarse.shape[-1]
-    lateral = conv_bn(skip, width, activation=None, name=f"lateral{stride}")
-    x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
-    x = layers.Activation("relu", name=f"merge{stride}_relu")(x)
-    return layers.Add(name=f"mix{stride}")([x, separable_bn(x, width, name=f"mix{stride}")])
+    """The map of the next stride, mixed."""
+    x = merged(coarse, skip, stride)
+    return layers.Add(name=f"mix{stride}")([x, separable_bn(x, x.shape[-1], name=f"mix{stride}")])
 
 
 def _deconvolutions(x, num_keypoints, width):
