@@ -152,7 +152,7 @@ def upsample(x, name):
 
 
 def merged(coarse, skip, stride):
-    """The next map of a feature pyramid (Lin et al. 2017): the coarse one enlarged, the backbone's of this stride added."""
+    """The next map of a feature pyramid (Lin et al. 2017): the coarse one enlarged, the backbone's added."""
     lateral = conv_bn(skip, coarse.shape[-1], activation=None, name=f"lateral{stride}")
     x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
     return layers.Activation("relu", name=f"merge{stride}_relu")(x)
