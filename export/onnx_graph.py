@@ -145,7 +145,8 @@ def describe(model, config, trained_on):
     metadata = {
         "kind": config.task,
         "input_size": f"{config.input_size[0]}x{config.input_size[1]}",
-        "network": f"{config.backbone}, {config.attention_blocks} attention blocks",
+        "network": f"{config.backbone}, {config.attention_blocks} attention blocks"
+                   + ", channel attention" * config.channel_attention,
         "trained_on": trained_on,
         "date": date.today().isoformat(),
         "version": runtime.__version__,

@@ -51,7 +51,8 @@ def build_network(config, weights=None):
                   attention_width=config.attention_width,
                   backbone_weights=None if weights else config.backbone_weights or None)
     if config.task == "pose":
-        network = build_pose_network(len(SCHEMAS[config.keypoints]), head=config.head, decoder=config.decoder, **common)
+        network = build_pose_network(len(SCHEMAS[config.keypoints]), head=config.head, decoder=config.decoder,
+                                     channel_attention=config.channel_attention, **common)
     else:
         network = build_person_network(**common)
     for layer in network.layers:

@@ -54,6 +54,7 @@ class Config:
     decoder: str = "pyramid"  # pose: or "deconvolution", the classic three transposed convolutions
     attention_blocks: int = 2
     attention_width: int = 192
+    channel_attention: bool = False  # pose: squeeze and excitation in the pyramid decoder
     decoder_width: int = 128
     sigma: float = 2.0  # heatmap: of the target Gaussian, in cells
     loss: str = "cross_entropy"  # heatmap: or "squared"

@@ -26,8 +26,8 @@ PERSON_SIZE = 0.3
 
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
-                       decoder="pyramid", attention_blocks=2, attention_width=192, decoder_width=128,
-                       backbone_weights="imagenet", freeze_stem=False):
+                       decoder="pyramid", attention_blocks=2, attention_width=192, channel_attention=False,
+                       decoder_width=128, backbone_weights="imagenet", freeze_stem=False):
     """Network from BGR crops to logits.
 
     Args:
@@ -40,6 +40,8 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
             "deconvolution", three transposed convolutions of decoder_width channels from stride 32 to 4 (Xiao et al.
             2018), which takes no other map and gives heatmaps only.
         attention_blocks: transformer blocks over the stride-32 map; 0 leaves the attention out.
+        channel_attention: weigh the channels of each level of the pyramid by what its whole map holds, see
+            `squeeze_excitation`.
 
     Returns:
         keras.Model, (B, H, W, 3) float BGR 0..255 → logits. The softmax belongs to the loss and to the
@@ -51,6 +53,8 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
         raise BadInput(f"unknown decoder {decoder!r}; choose pyramid or deconvolution")
     if decoder == "deconvolution" and head != "heatmap":
         raise BadInput(f"head = {head!r} needs decoder = 'pyramid'; a deconvolution decoder gives heatmaps")
+    if decoder == "deconvolution" and channel_attention:
+        raise BadInput("channel_attention = true needs decoder = 'pyramid', whose levels it weighs")
     width, height = input_size
     features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
     stride4, stride8, stride16, stride32 = features.outputs
@@ -62,11 +66,11 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     if decoder == "deconvolution":
         return keras.Model(features.inputs[0], _deconvolutions(x, num_keypoints, decoder_width), name="pose")
     x = conv_bn(x, decoder_width, activation=None, name="up32")
-    x = _pyramid_level(x, stride16, 16)
-    x = _pyramid_level(x, stride8, 8)
+    x = _pyramid_level(x, stride16, 16, channel_attention)
+    x = _pyramid_level(x, stride8, 8, channel_attention)
     if head == "heatmap":
         x = conv_bn(x, (decoder_width + 1) // 2, activation=None, name="up8")
-        x = _pyramid_level(x, stride4, 4)
+        x = _pyramid_level(x, stride4, 4, channel_attention)
         x = layers.Conv2D(num_keypoints, 1, name="heatmap")(x)
         logits = layers.Permute((3, 1, 2), name="logits")(x)
     else:
@@ -77,10 +81,23 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     return keras.Model(features.inputs[0], logits, name="pose")
 
 
-def _pyramid_level(coarse, skip, stride):
+def _pyramid_level(coarse, skip, stride, channel_attention):
     """The map of the next stride, mixed."""
     x = merged(coarse, skip, stride)
-    return layers.Add(name=f"mix{stride}")([x, separable_bn(x, x.shape[-1], name=f"mix{stride}")])
+    mixed = separable_bn(x, x.shape[-1], name=f"mix{stride}")
+    if channel_attention:
+        mixed = squeeze_excitation(mixed, name=f"mix{stride}")
+    return layers.Add(name=f"mix{stride}")([x, mixed])
+
+
+def squeeze_excitation(x, name, reduction=4):
+    """Each channel times a gate of 0 to 2 that two layers draw from all channels' means (Hu et al. 2018); it starts
+    at 1, as if it were not there."""
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    gate = layers.Conv2D(x.shape[-1] // reduction, 1, name=f"{name}_excite_in")(gate)
+    gate = layers.Activation("relu", name=f"{name}_excite_relu")(gate)
+    gate = layers.Conv2D(x.shape[-1], 1, kernel_initializer="zeros", name=f"{name}_excite_out")(gate)
+    return x * (2 * ops.sigmoid(gate))
 
 
 def _deconvolutions(x, num_keypoints, width):
