@@ -93,6 +93,29 @@ def test_other_networks_export_too(changes, tmp_path):
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
+def test_channel_attention_starts_as_none_and_weighs_channels():
+    """Gates of zeros leave the network as it is without them; a gate shut altogether takes the mixed maps out."""
+    config = Config(input_size=[64, 64], **TINY)
+    plain, gated = build_network(config), build_network(replace(config, channel_attention=True))
+    known = {variable.path: variable for variable in plain.variables}
+    gates = [variable for variable in gated.variables if variable.path not in known]
+    assert gates and all("excite" in variable.path for variable in gates)
+    for variable in gated.variables:
+        if variable.path in known:
+            variable.assign(known[variable.path])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(gated(pixels), plain(pixels), rtol=1e-4, atol=1e-4)
+    for variable in gated.variables:
+        if "excite_out" in variable.path and variable.path.endswith("bias"):
+            variable.assign(np.full(variable.shape, -50))
+    for variable in plain.variables:  # what the gates of 0 shut out
+        if "mix" in variable.path and variable.path.endswith(("gamma", "beta")):
+            variable.assign(np.zeros(variable.shape))
+    np.testing.assert_allclose(gated(pixels), plain(pixels), rtol=1e-4, atol=1e-4)
+    with pytest.raises(BadInput, match="channel_attention = true needs decoder = 'pyramid'"):
+        build_network(replace(config, channel_attention=True, decoder="deconvolution"))
+
+
 def test_a_graph_that_computes_something_else_is_refused(tiny_run, tmp_path):
     network, config, _ = load_snapshot(tiny_run / "output/model_dump/tiny")
     config = replace(config, data=["nowhere"])
