@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.backends import LOAD_ERRORS
+from runtime.crop import PERSON_PADDING
 from runtime.detect import PersonDetector
 from runtime.errors import BadInput
 from runtime.keypoints import COCO
@@ -66,7 +67,7 @@ def blurred(maps):
 class TinyPose:
     """A pose engine, as of `runtime.engine.Engine`: crops 192×256, heatmaps 48×64 whose cell j lies at pixel 4·j."""
 
-    kind, input_size, schema, aligned_cells = "pose", (192, 256), COCO, False
+    kind, input_size, padding, schema, aligned_cells = "pose", (192, 256), PERSON_PADDING, COCO, False
 
     def __init__(self, path):
         self._network = _openvino(path)

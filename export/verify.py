@@ -43,7 +43,7 @@ def real_inputs(config, count=SAMPLES):
     inputs = []
     for image, box in pictures:
         if config.task == "pose":
-            (centre,), (extent,) = crop_region(box, size)
+            (centre,), (extent,) = crop_region(box, size, config.padding)
             inputs.append(warp_crop(image, crop_matrix(centre, extent, size), size))
         else:
             inputs.append(letterbox(image, size)[0])
@@ -52,7 +52,8 @@ def real_inputs(config, count=SAMPLES):
 
 def inputs_for(engine, arguments, count=SAMPLES):
     """`real_inputs` for an engine, of the data of a command's --config and --set; BadInput if its task is another."""
-    config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}"])
+    config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}",
+                                            f"padding={engine.padding}"])
     if config.task != engine.kind:
         raise BadInput(f"{arguments.config} is of task {config.task!r} but {engine.path} is a {engine.kind} engine: "
                        f"give --config configs/{engine.kind}.toml")

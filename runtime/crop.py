@@ -6,7 +6,7 @@ Points have pixel centres at whole numbers, as in OpenCV's warpAffine; boxes are
 import cv2
 import numpy as np
 
-PERSON_PADDING = 1.25  # the box grown by a quarter, as in Xiao et al. 2018
+PERSON_PADDING = 1.25  # where an engine does not say: the box grown by a quarter, as in Xiao et al. 2018
 LETTERBOX_GREY = 114
 
 
@@ -16,6 +16,7 @@ def crop_region(boxes, input_size, padding=PERSON_PADDING):
     Args:
         boxes: (N, 4) left, top, right, bottom in pixels.
         input_size: (width, height) of the network's input.
+        padding: sides of the region by those of the box at the input's aspect ratio.
 
     Returns:
         centres (N, 2) and extents (N, 2), x and y, in pixels of the frame.

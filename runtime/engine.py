@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.backends import DEFAULT_BACKEND, open_backend
+from runtime.crop import PERSON_PADDING
 from runtime.errors import BadInput
 from runtime.keypoints import KeypointSchema
 from runtime.sidecar import LIBRARIES
@@ -62,6 +63,7 @@ class Engine:
         input_size: (width, height) in pixels.
         metadata: dict of strings as stored in the file: who trained it on what, the licence, the version.
         schema: KeypointSchema of a pose engine, None for a person engine.
+        padding: of a pose engine's crops, see `runtime.crop.crop_region`.
         aligned_cells: where the cells of its heatmaps lie, see `runtime.decode`.
         batch: inputs that the graph takes at once, None for any number; `run` takes any number anyway.
         outputs: names of the outputs.
@@ -78,6 +80,7 @@ class Engine:
             width, height = self.metadata["input_size"].split("x")
             self.input_size = int(width), int(height)
             self.schema = _schema(self.metadata["keypoints"]) if self.kind == "pose" else None
+            self.padding = float(self.metadata.get("padding", PERSON_PADDING))
             self.aligned_cells = self.metadata.get("aligned_cells", "true") == "true"
             self._check_ports()
         except (KeyError, TypeError, ValueError) as error:
@@ -112,6 +115,8 @@ class Engine:
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""
+        if not 1 <= self.padding < np.inf:
+            raise ValueError(f"padding is {self.padding:g}, not 1 or more")
         _, kind, shape = self._network.port
         width, height = self.input_size
         if kind != "uint8" or shape[1:] != [height, width, 3]:

@@ -42,7 +42,7 @@ class PoseEstimator:
             list of (N, K, 3) float32, one a frame.
         """
         size = self.engine.input_size
-        regions = [zip(*crop_region(persons, size), strict=True) for persons in boxes]
+        regions = [zip(*crop_region(persons, size, self.engine.padding), strict=True) for persons in boxes]
         crops = [(frame, crop_matrix(centre, extent, size))
                  for frame, persons in zip(frames, regions, strict=True) for centre, extent in persons]
         keypoints = np.zeros((len(crops), len(self.schema), 3), np.float32)

@@ -56,6 +56,16 @@ def test_flip_really_mirrors_and_swaps_left_and_right():
     np.testing.assert_allclose(swapped[COCO.flip_order, 1:], keypoints[:, 1:], atol=1e-3)
 
 
+@pytest.mark.parametrize("padding", [1.0, 1.1, 1.25])
+def test_padding_is_that_of_the_config(padding):
+    """A box of 220×390 is cut at 292.5×390 and padded: its edges lie as far from those of the crop."""
+    image, person, _ = dotted_person()
+    config = Config(padding=padding, flip=0.0, scale=0.0, shift=0.0, rotation_chance=0.0, half_body=0.0, **STILL)
+    person.keypoints[:2, :2] = [[320, 49.5], [320, 439.5]]  # the middle of its top and bottom edge
+    _, keypoints = augment_person(image, person, config, np.random.default_rng(0))
+    np.testing.assert_allclose(keypoints[:2, 1], [128 - 128 / padding - 0.5, 128 + 128 / padding - 0.5], atol=0.01)
+
+
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("enlarged", [1, 4])
 def test_photo_boxes_stay_around_their_rectangles(flip, enlarged):

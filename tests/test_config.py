@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     ("batch=0", "batch = 0 is less than 1"),
     ("input_size=[192]", "not .width, height. in multiples of 32"),
     ("data=[1]", "not a list of folders"),
+    ("padding=0.9", "padding = 0.9 cuts persons off: give 1 or more"),
     ("learning_rat=1", "unknown key 'learning_rat'"),
     ("epochs=many", "epochs = 'many' should be of type int"),
     ("task=cat", "task = 'cat' is none of pose, person"),

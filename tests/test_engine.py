@@ -74,8 +74,13 @@ def _with_fewer_keypoints(model):
     entry.value = entry.value.replace('"nose"', '"nose", "tail"')
 
 
+def _with_padding(value):
+    return lambda model: model.metadata_props.add(key="padding", value=value)
+
+
 @pytest.mark.parametrize("damage", [_without_metadata, _with_other_size, _with_broken_keypoints, _with_unknown_head,
-                                    _with_fewer_keypoints])
+                                    _with_fewer_keypoints, _with_padding("wide"), _with_padding("nan"),
+                                    _with_padding("0.5")])
 def test_not_made_by_export(tmp_path, pose_path, damage):
     model = onnx.load(pose_path)
     damage(model)
@@ -125,6 +130,23 @@ def test_pose_gives_the_dots_in_frame_pixels(tmp_path, head, flip_test):
     checked = [2] if flip_test else [0, 1, 2]
     np.testing.assert_allclose(keypoints[0, checked, :2], dots[checked], atol=0.7)
     assert 0.1 < keypoints[0, 2, 2] <= 1
+
+
+def test_crops_are_as_wide_as_the_engine_says(tmp_path):
+    """The frame is red in a ring around the person's box, of the ratio of the input: a crop at 1.1 sees as much of the
+    ring as lies within 1.1, the usual one more."""
+    image = np.full((400, 400, 3), 128, np.uint8)
+    image[72:328, 104:296] = (0, 0, 255)  # 192×256, twice the input, around the box of 1 / 1.2 of it
+    box = np.array([[120, 200 - 256 / 2.4, 280, 200 + 256 / 2.4]], np.float32)
+    seen = {}
+    for metadata in ({}, {"padding": "1.1"}, {"padding": "1"}):
+        engine = open_engine(engines.pose_engine(tmp_path / "pose.onnx", **metadata))
+        run = engine.run
+        engine.run = lambda crops, run=run: seen.update(crops=crops) or run(crops)
+        PoseEstimator(engine)(image, box)
+        grey = (seen["crops"][0] == 128).all(2).mean()
+        assert grey == pytest.approx(max(0, 1 - (1.2 / engine.padding) ** 2), abs=0.02)
+    assert engine.padding == 1
 
 
 @pytest.mark.parametrize("head", ["heatmap", "simcc"])

@@ -74,7 +74,7 @@ def test_colour_order_and_normalisation_are_in_the_graph(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [dict(head="simcc"), dict(backbone="resnet50"), dict(attention_blocks=0),
-                                     dict(channel_attention=True)])
+                                     dict(channel_attention=True, padding=1.1)])
 def test_other_networks_export_too(changes, tmp_path):
     """Untrained, so their maps are compared and not their keypoints, which are undecided."""
     config = Config(input_size=[64, 64], **{**TINY, **changes})
@@ -86,7 +86,9 @@ def test_other_networks_export_too(changes, tmp_path):
     reference = NetworkEngine(network, config)
     onnx.save(to_onnx(reference.network, config, "test"), tmp_path / "pose.onnx")
     inputs = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    outputs, expected = open_engine(tmp_path / "pose.onnx", "pose").run(inputs), reference.run(inputs)
+    engine = open_engine(tmp_path / "pose.onnx", "pose")
+    assert engine.padding == reference.padding == config.padding
+    outputs, expected = engine.run(inputs), reference.run(inputs)
     assert {name: value.shape for name, value in outputs.items()} == (
         {"simcc_x": (3, 17, 128), "simcc_y": (3, 17, 128)} if config.head == "simcc" else {"heatmaps": (3, 17, 16, 16)})
     for name, value in outputs.items():

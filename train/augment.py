@@ -28,7 +28,7 @@ def draw_crop(person, config, rng):
     keypoints = person.keypoints.copy()
     half = rng.random() < config.half_body
     box = half_body(person, config, upper=rng.random() < 0.6) if half else person.box
-    (centre,), (extent,) = crop_region(box, config.input_size)
+    (centre,), (extent,) = crop_region(box, config.input_size, config.padding)
     extent = extent * np.clip(rng.normal(1, config.scale), 1 - config.scale, 1 + config.scale)
     centre = centre + extent * np.clip(rng.normal(0, config.shift, 2), -2 * config.shift, 2 * config.shift)
     rotation = 0.0

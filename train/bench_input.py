@@ -176,7 +176,7 @@ def generate(person, config, rng):
     image = cv2.imread(person.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return None
-    (centre,), (extent,) = crop_region(person.box, config.input_size)
+    (centre,), (extent,) = crop_region(person.box, config.input_size, config.padding)
     points, valid = person.keypoints[:, :2].copy(), person.keypoints[:, 2].copy()
     extent = extent * np.clip(rng.normal(1, config.scale), 1 - config.scale, 1 + config.scale)
     turned = rng.random() < config.rotation_chance

@@ -130,7 +130,7 @@ def _found(engine, items, photos, config):
 def _found_keypoints(engine, items, photos, tolerance):
     estimate, offsets = PoseEstimator(engine), []
     for person, photo in zip(items, photos, strict=True):
-        (centre,), (extent,) = crop_region(person.box, engine.input_size)
+        (centre,), (extent,) = crop_region(person.box, engine.input_size, engine.padding)
         points = person.keypoints[:, :2]
         shown = (person.keypoints[:, 2] > 0) & (np.abs(points - centre) < extent / 2).all(1)
         found = estimate(photo, person.box[None])[0, :, :2]

@@ -1,6 +1,7 @@
 """What a training run is: defaults here, a TOML file over them, `--set key=value` over that."""
 
 import ast
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from runtime.crop import PERSON_PADDING
 from runtime.errors import BadInput
 from runtime.keypoints import SCHEMAS
 
@@ -44,6 +46,7 @@ class Config:
 
     # Network
     input_size: list[int] = field(default_factory=lambda: [192, 256])  # width, height
+    padding: float = PERSON_PADDING  # pose: sides of what is cut by those of the person's box, here and in the engine
     backbone: str = "mobilenetv2"  # or resnet50, resnet101, resnet152, resnet_v1_50, resnet_v1_101, resnet_v1_152
     # "imagenet" downloads; "" for none; or a file: keras.applications' no-top .weights.h5, for resnet_v1_* TF-Slim's
     # .ckpt
@@ -107,6 +110,8 @@ class Config:
         sides = self.input_size
         if len(sides) != 2 or any(type(side) is not int or side < 32 or side % 32 for side in sides):
             raise BadInput(f"input_size = {self.input_size} is not [width, height] in multiples of 32")
+        if not 1 <= self.padding < math.inf:
+            raise BadInput(f"padding = {self.padding:g} cuts persons off: give 1 or more")
         if self.attention_width % 32:
             raise BadInput(f"attention_width = {self.attention_width} is not a multiple of 32, the width of a head")
         if not all(type(epoch) is int for epoch in self.step_epochs):

@@ -225,7 +225,7 @@ def cut_photos(config, photos, quality, margin):
 def needed_scale(person, config):
     """Crop pixels by photo pixels where the augmentation goes nearest, at most 1: more does not tell more."""
     boxes = [person.box] + [half_body(person, config, upper) for upper in (True, False) if config.half_body]
-    smallest = crop_region(boxes, config.input_size)[1][:, 0].min() * (1 - config.scale)
+    smallest = crop_region(boxes, config.input_size, config.padding)[1][:, 0].min() * (1 - config.scale)
     return min(1.0, config.input_size[0] / smallest)
 
 
@@ -239,7 +239,7 @@ def cut(image, reduction, person, scale, config, margin):
     Returns:
         Pixels (h, w, 3); the cut's left and top edge in pixels of the photo; its pixels by those of the photo in x, y.
     """
-    (centre,), (extent,) = crop_region(person.box, config.input_size)
+    (centre,), (extent,) = crop_region(person.box, config.input_size, config.padding)
     size = np.array(image.shape[1::-1])
     low = np.clip(np.floor((centre - margin * extent / 2) / reduction), 0, size - 1).astype(int)
     high = np.clip(np.ceil((centre + margin * extent / 2) / reduction), low + 1, size).astype(int)
