@@ -195,7 +195,7 @@ def real_inputs(engine, annotations, images):
     for image in images_to_read(annotations):
         frame = read_image(image, images)
         if engine.kind == "person":
-            items.append(letterbox(frame, size)[0])
+            items.append(letterbox(frame, size, engine.stretch)[0])
         else:
             centres, extents = crop_region(person_boxes(annotations.persons[image["id"]]), size,
                                            engine.padding)

@@ -113,7 +113,7 @@ class Yolox:
     """A person engine: BGR 0..255, letterboxed to 416×416 with grey 114 as ours; cells of strides 8, 16 and 32 (Ge et
     al. 2021)."""
 
-    kind, input_size = "person", (416, 416)
+    kind, input_size, stretch = "person", (416, 416), 1.0
     strides = (8, 16, 32)
 
     def __init__(self, path):

@@ -46,14 +46,14 @@ def real_inputs(config, count=SAMPLES):
             (centre,), (extent,) = crop_region(box, size, config.padding)
             inputs.append(warp_crop(image, crop_matrix(centre, extent, size), size))
         else:
-            inputs.append(letterbox(image, size)[0])
+            inputs.append(letterbox(image, size, config.stretch)[0])
     return np.stack(inputs), "training" if present else "rendered"
 
 
 def inputs_for(engine, arguments, count=SAMPLES):
     """`real_inputs` for an engine, of the data of a command's --config and --set; BadInput if its task is another."""
     config = load_config(arguments.config, [*arguments.overrides, f"input_size={list(engine.input_size)}",
-                                            f"padding={engine.padding}"])
+                                            f"padding={engine.padding}", f"stretch={engine.stretch}"])
     if config.task != engine.kind:
         raise BadInput(f"{arguments.config} is of task {config.task!r} but {engine.path} is a {engine.kind} engine: "
                        f"give --config configs/{engine.kind}.toml")

@@ -8,6 +8,9 @@ import numpy as np
 
 PERSON_PADDING = 1.25  # where an engine does not say: the box grown by a quarter, as in Xiao et al. 2018
 LETTERBOX_GREY = 114
+# Below this scale a crop is cut at twice the size and averaged: bilinear reads 2×2 pixels, and skips some of what it
+# shrinks by much (docs/models.md).
+FINE = 0.7
 
 
 def crop_region(boxes, input_size, padding=PERSON_PADDING):
@@ -50,9 +53,16 @@ def crop_matrix(centre, extent, input_size, rotation=0.0):
     return np.concatenate([turn, shift[:, None]], axis=1)
 
 
-def warp_crop(frame, matrix, input_size):
-    """Cut a crop: (H, W, 3) uint8 → (height, width, 3) uint8, bilinear, black outside the frame."""
-    return cv2.warpAffine(frame, matrix, tuple(input_size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+def warp_crop(frame, matrix, input_size, outside=0):
+    """Cut a crop: (H, W, 3) uint8 → (height, width, 3) uint8, bilinear, of grey `outside` beyond the frame."""
+    size = np.array(input_size)
+    shrinks = min(np.hypot(*matrix[:, 0]), np.hypot(*matrix[:, 1])) < FINE
+    if shrinks:
+        matrix = 2 * matrix
+        matrix[:, 2] += 0.5  # pixel middles: j becomes 2·j and 2·j + 1
+    crop = cv2.warpAffine(frame, matrix, (size * 2 if shrinks else size).tolist(), flags=cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,) * 3)
+    return cv2.resize(crop, size.tolist(), interpolation=cv2.INTER_AREA) if shrinks else crop
 
 
 def transform_points(points, matrix):
@@ -65,20 +75,32 @@ def invert(matrix):
     return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
 
 
-def letterbox(frame, input_size):
-    """Shrink or enlarge a frame to fit, its aspect kept, at the top left of a grey input.
+def letterbox(frame, input_size, stretch=1.0):
+    """Shrink or enlarge a frame to fit, at the top left of a grey input.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        input_size: (width, height).
+        stretch: by how much the frame may be drawn out in one direction, to leave less of the input grey.
 
     Returns:
-        The (height, width, 3) uint8 input, and the scale: box edges in the input = scale · edges in the frame.
+        The (height, width, 3) uint8 input, and its scales (2,), x and y: edges in the input = scales · edges in the
+        frame.
     """
-    width, height = input_size
-    frame_height, frame_width = frame.shape[:2]
-    scale = min(width / frame_width, height / frame_height)
-    fitted = max(1, round(frame_width * scale)), max(1, round(frame_height * scale))
-    # Bilinear reads 2×2 pixels: below half the size it skips pixels, and small persons fall apart. OpenCV
-    # halves by averaging at full speed, while INTER_AREA straight to the target is many times slower.
-    while frame.shape[1] >= 2 * fitted[0] and frame.shape[0] >= 2 * fitted[1]:
+    size = np.array(frame.shape[1::-1])
+    scales = np.array(input_size) / size
+    fitted = np.maximum(1, np.rint(size * np.minimum(scales, stretch * scales.min()))).astype(int)
+    boxed = np.full((input_size[1], input_size[0], 3), LETTERBOX_GREY, np.uint8)
+    boxed[: fitted[1], : fitted[0]] = _resized(frame, fitted)
+    return boxed, fitted / size
+
+
+def _resized(frame, size):
+    """A frame at `size` (2,) width, height. Like `warp_crop` it skips no pixels; OpenCV halves by averaging at full
+    speed, while INTER_AREA straight to the size takes three to six times as long."""
+    while (frame.shape[1::-1] >= 4 * size).all():
         frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    boxed = np.full((height, width, 3), LETTERBOX_GREY, np.uint8)
-    boxed[: fitted[1], : fitted[0]] = cv2.resize(frame, fitted, interpolation=cv2.INTER_LINEAR)
-    return boxed, scale
+    if (frame.shape[1::-1] > size).any():
+        frame = cv2.resize(frame, (2 * size).tolist(), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(frame, size.tolist(), interpolation=cv2.INTER_AREA)
+    return cv2.resize(frame, size.tolist(), interpolation=cv2.INTER_LINEAR)

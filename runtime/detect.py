@@ -24,7 +24,7 @@ class PersonDetector:
         self.threshold = threshold
 
     def __call__(self, frame):
-        boxed, scale = letterbox(frame, self.engine.input_size)
+        boxed, scales = letterbox(frame, self.engine.input_size, self.engine.stretch)
         outputs = self.engine.run(boxed[None])
         suppressed = "kept_boxes" in outputs
         boxes, scores = ((outputs["kept_boxes"], outputs["kept_scores"]) if suppressed
@@ -35,7 +35,7 @@ class PersonDetector:
             kept = nms(boxes, scores)
             boxes, scores = boxes[kept], scores[kept]
         height, width = frame.shape[:2]
-        boxes = np.clip(boxes / scale, 0, [width, height, width, height]).astype(np.float32)
+        boxes = np.clip(boxes / np.tile(scales, 2), 0, [width, height, width, height]).astype(np.float32)
         # What lies wholly in the letterbox's grey has no area left once it is clipped.
         inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes[inside], scores[inside].astype(np.float32)

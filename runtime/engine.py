@@ -64,6 +64,7 @@ class Engine:
         metadata: dict of strings as stored in the file: who trained it on what, the licence, the version.
         schema: KeypointSchema of a pose engine, None for a person engine.
         padding: of a pose engine's crops, see `runtime.crop.crop_region`.
+        stretch: of a person engine's frames, see `runtime.crop.letterbox`.
         aligned_cells: where the cells of its heatmaps lie, see `runtime.decode`.
         batch: inputs that the graph takes at once, None for any number; `run` takes any number anyway.
         outputs: names of the outputs.
@@ -80,7 +81,8 @@ class Engine:
             width, height = self.metadata["input_size"].split("x")
             self.input_size = int(width), int(height)
             self.schema = _schema(self.metadata["keypoints"]) if self.kind == "pose" else None
-            self.padding = float(self.metadata.get("padding", PERSON_PADDING))
+            self.padding = _at_least_one("padding", self.metadata.get("padding", PERSON_PADDING))
+            self.stretch = _at_least_one("stretch", self.metadata.get("stretch", 1))
             self.aligned_cells = self.metadata.get("aligned_cells", "true") == "true"
             self._check_ports()
         except (KeyError, TypeError, ValueError) as error:
@@ -115,8 +117,6 @@ class Engine:
 
     def _check_ports(self):
         """Hold the graph's input and outputs against what the metadata says."""
-        if not 1 <= self.padding < np.inf:
-            raise ValueError(f"padding is {self.padding:g}, not 1 or more")
         _, kind, shape = self._network.port
         width, height = self.input_size
         if kind != "uint8" or shape[1:] != [height, width, 3]:
@@ -133,6 +133,12 @@ class Engine:
         channels = self._network.outputs[self.outputs[0]][1:2]
         if self.schema is not None and channels[0] != len(self.schema):
             raise ValueError(f"outputs have {channels[0]} channels for {len(self.schema)} keypoints")
+
+
+def _at_least_one(name, value):
+    if not 1 <= float(value) < np.inf:
+        raise ValueError(f"{name} is {value}, not 1 or more")
+    return float(value)
 
 
 def _schema(text):

@@ -142,31 +142,33 @@ def test_no_boxes_give_no_regions():
     assert extents.shape == (0, 2)
 
 
+@pytest.mark.parametrize("stretch", [1.0, 1.3])
 @pytest.mark.parametrize("frame_size", [(1920, 1080), (640, 480), (200, 500), (100, 75), (333, 1001), (416, 416)])
-def test_letterbox_box_mapping(frame_size):
-    """A white box in the frame is found again in the input at scale · its edges."""
+def test_letterbox_box_mapping(frame_size, stretch):
+    """A white box in the frame is found again in the input at scales · its edges."""
     width, height = frame_size
     box = np.array([0.3 * width, 0.2 * height, 0.7 * width, 0.9 * height]).round()
     left, top, right, bottom = box.astype(int)
     frame = np.zeros((height, width, 3), np.uint8)
     frame[top:bottom, left:right] = 255
-    boxed, scale = letterbox(frame, (416, 416))
+    boxed, scales = letterbox(frame, (416, 416), stretch)
     assert boxed.shape == (416, 416, 3)
 
-    fitted = np.array([width, height]) * scale
+    fitted = np.array([width, height]) * scales
     assert fitted.max() == pytest.approx(416)
+    short, long = sorted((width, height))
+    assert fitted.min() == pytest.approx(min(416, 416 * stretch * short / long), abs=0.5)
     white = boxed[: round(fitted[1]), : round(fitted[0]), 0] / 255
-    row, column = white[round((top + bottom) / 2 * scale)], white[:, round((left + right) / 2 * scale)]
+    middle = np.rint((box[:2] + box[2:]) / 2 * scales).astype(int)
+    row, column = white[middle[1]], white[:, middle[0]]
     # An edge lies where the light before it ends: sums are exact below a pixel, whatever the blur.
-    middle = np.rint([(left + right) / 2 * scale, (top + bottom) / 2 * scale]).astype(int)
     found = [
         middle[0] - row[: middle[0]].sum(),
         middle[1] - column[: middle[1]].sum(),
         middle[0] + row[middle[0] :].sum(),
         middle[1] + column[middle[1] :].sum(),
     ]
-    # The picture's size is rounded to whole pixels: half a pixel at most, at the far edge.
-    np.testing.assert_allclose(found, box * scale, atol=0.6)
+    np.testing.assert_allclose(found, box * np.tile(scales, 2), atol=0.1)
     grey = np.ones((416, 416), bool)
     grey[: round(fitted[1]), : round(fitted[0])] = False
     assert (boxed[grey] == LETTERBOX_GREY).all()
@@ -177,7 +179,7 @@ def test_letterbox_keeps_small_things_when_it_shrinks_a_lot():
     frame = np.zeros((1080, 1920, 3), np.uint8)
     for line in range(8):
         frame[:, 100 + 211 * line : 102 + 211 * line] = 255
-    boxed, scale = letterbox(frame, (416, 416))
+    boxed, (scale, _) = letterbox(frame, (416, 416))
     for line in range(8):
         middle = round((101 + 211 * line) * scale)
         light = boxed[100, middle - 3 : middle + 4, 0].sum()
@@ -186,6 +188,19 @@ def test_letterbox_keeps_small_things_when_it_shrinks_a_lot():
 
 def test_letterbox_of_extreme_shapes():
     for shape in ((1, 5000), (5000, 1), (1, 1), (4000, 3)):
-        boxed, scale = letterbox(np.zeros((*shape, 3), np.uint8), (416, 416))
+        boxed, scales = letterbox(np.zeros((*shape, 3), np.uint8), (416, 416))
         assert boxed.shape == (416, 416, 3)
-        assert scale == pytest.approx(416 / max(shape))
+        assert scales[np.argmax(shape[::-1])] == pytest.approx(416 / max(shape))
+
+
+@pytest.mark.parametrize("shrunk", [1.5, 2, 2.6, 3, 4])
+def test_what_shrinks_skips_no_pixels(shrunk):
+    """Lines a pixel wide, each with about all its light: bilinear alone leaves some out and doubles others."""
+    lines = np.zeros((1024, 768, 3), np.uint8)
+    lines[:, 50:700:23] = 255
+    size = round(768 / shrunk), round(1024 / shrunk)
+    matrix = crop_matrix((384, 512), (768, 1024), size)
+    for small in (warp_crop(lines, matrix, size), letterbox(lines, size)[0]):
+        light = small[size[1] // 2, :, 0].astype(float)
+        of_lines = [light[round(x / shrunk) - 2: round(x / shrunk) + 3].sum() for x in range(50, 700, 23)]
+        np.testing.assert_allclose(of_lines, 255 / shrunk, rtol=0.35)

@@ -94,22 +94,19 @@ def _random_window(image, boxes, size, config, rng, fill=0.0):
     fit = min(ratios) ** (1 - fill) * max(ratios) ** fill
     # Mostly at that scale, as streaming letterboxes a frame; else nearer, or far away.
     scale = fit * np.exp(rng.uniform(-config.scale, config.scale) * (2 if rng.random() < 0.3 else 1))
-    slack = size - scale * np.array(image.shape[1::-1])
+    drawn_out = config.stretch ** rng.uniform(-0.5, 0.5)
+    scales = scale * np.array([drawn_out, 1 / drawn_out])
+    slack = size - scales * np.array(image.shape[1::-1])
     shift = slack * (rng.random(2) if rng.random() < 0.7 else 0)
-    edges = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    edges = np.column_stack([np.diag(scales), shift])
     if rng.random() < config.flip:
         edges = np.array([[-1, 0, size[0]], [0, 1, 0]]) @ np.vstack([edges, [0, 0, 1]])
     # Box edges lie at whole numbers, pixel middles half a pixel further.
     corners = np.stack([transform_points(boxes[:, :2], edges), transform_points(boxes[:, 2:4], edges)])
     full = np.concatenate([corners.min(0), corners.max(0)], 1)
-    if scale < 0.5:
-        halved = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        edges[:, :2] *= np.array(image.shape[1::-1]) / halved.shape[1::-1]
-        image = halved
     middles = edges.copy()
     middles[:, 2] += edges[:, :2].sum(1) / 2 - 0.5
-    pixels = cv2.warpAffine(image, middles, tuple(size.tolist()), flags=cv2.INTER_LINEAR,
-                            borderMode=cv2.BORDER_CONSTANT, borderValue=(LETTERBOX_GREY,) * 3)
+    pixels = warp_crop(image, middles, size, LETTERBOX_GREY)
     boxes = boxes.copy()
     boxes[:, :4] = np.clip(full, 0, np.tile(size, 2))
     whole = np.prod(full[:, 2:] - full[:, :2], 1)

@@ -47,6 +47,7 @@ class Config:
     # Network
     input_size: list[int] = field(default_factory=lambda: [192, 256])  # width, height
     padding: float = PERSON_PADDING  # pose: sides of what is cut by those of the person's box, here and in the engine
+    stretch: float = 1.0  # detector: by how much a frame may be drawn out in one direction to fill more of the input
     backbone: str = "mobilenetv2"  # or resnet50, resnet101, resnet152, resnet_v1_50, resnet_v1_101, resnet_v1_152
     # "imagenet" downloads; "" for none; or a file: keras.applications' no-top .weights.h5, for resnet_v1_* TF-Slim's
     # .ckpt
@@ -110,8 +111,9 @@ class Config:
         sides = self.input_size
         if len(sides) != 2 or any(type(side) is not int or side < 32 or side % 32 for side in sides):
             raise BadInput(f"input_size = {self.input_size} is not [width, height] in multiples of 32")
-        if not 1 <= self.padding < math.inf:
-            raise BadInput(f"padding = {self.padding:g} cuts persons off: give 1 or more")
+        for key in ("padding", "stretch"):
+            if not 1 <= getattr(self, key) < math.inf:
+                raise BadInput(f"{key} = {getattr(self, key):g} is less than 1, or not finite")
         if self.attention_width % 32:
             raise BadInput(f"attention_width = {self.attention_width} is not a multiple of 32, the width of a head")
         if not all(type(epoch) is int for epoch in self.step_epochs):

@@ -15,7 +15,7 @@ class NetworkEngine:
         self.kind = config.task
         self.input_size = tuple(config.input_size)
         self.schema = SCHEMAS[config.keypoints]
-        self.padding, self.aligned_cells = config.padding, config.aligned_cells
+        self.padding, self.stretch, self.aligned_cells = config.padding, config.stretch, config.aligned_cells
         self.network = deployed(network, config)
 
     def run(self, batch):
