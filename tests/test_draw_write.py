@@ -48,9 +48,9 @@ def test_limbs_are_drawn_where_they_are_and_the_frame_is_left_alone():
 
 
 def test_unsure_keypoints_are_left_out():
-    drawn = draw_poses(np.zeros((240, 240, 3), np.uint8), pose_at({5: (60, 60, 1), 7: (60, 120, 0.19)}), COCO)
+    drawn = draw_poses(np.zeros((240, 240, 3), np.uint8), pose_at({5: (60, 60, 1), 7: (60, 120, 0.29)}), COCO)
     assert not drawn[90, 60].any()
-    drawn = draw_poses(np.zeros((240, 240, 3), np.uint8), pose_at({5: (60, 60, 1), 7: (60, 120, 0.19)}), COCO, 0.1)
+    drawn = draw_poses(np.zeros((240, 240, 3), np.uint8), pose_at({5: (60, 60, 1), 7: (60, 120, 0.29)}), COCO, 0.1)
     assert drawn[90, 60].any()
 
 
