@@ -27,8 +27,8 @@ CROPS = 8  # in the batch that is learnt; fewer where they are large
 STEPS, LOOK_EVERY, SECONDS = 80, 10, 40.0  # of learning it, at most
 LEARNT = 0.9  # share of its keypoints or persons that must be found then
 OFFSET = {"pose": 2.0, "person": 4.0}  # pixels of the input: half the smallest stride
-STILL = dict(flip=0.0, scale=0.0, shift=0.0, rotation_chance=0.0, half_body=0.0, mosaic=0.0, occlusion=0.0,
-             low_resolution=0.0, colour=0.0)
+STILL = dict(flip=0.0, scale=0.0, shift=0.0, rotation_chance=0.0, half_body=0.0, stretch=1.0, mosaic=0.0,
+             occlusion=0.0, low_resolution=0.0, colour=0.0)
 LEARNING = dict(optimizer="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=5, decay_epochs=1, epochs=1000,
                 weight_decay=0.0, clip_norm=1.0, ema=0.0, accumulate=1)
 
