@@ -10,7 +10,7 @@
 # make export EPOCH=140            checkpoint → ONNX in output/engines        (RUN=person for the detector)
 # make gpu-check                   the CUDA NMS kernel on this GPU, against torchvision
 # make trt-check                   TensorRT engines of the bundled networks, checked and timed on this GPU
-# make models                      train and export both bundled engines, as they were made
+# make models                      train and export both bundled engines, as in docs/models.md
 # CONTINUE=1 goes on after the last epoch; SET='epochs=20 batch=8' overrides keys of the config (no spaces in a value)
 #
 # Every target sets up what it needs: .venv for streaming, .venv-dev with TensorFlow for the rest.

@@ -14,10 +14,9 @@ import numpy as np
 import onnxruntime
 
 from runtime.backends import LOAD_ERRORS
-from runtime.crop import PERSON_PADDING
 from runtime.detect import PersonDetector
 from runtime.errors import BadInput
-from runtime.keypoints import COCO
+from runtime.keypoints import COCO, PERSON_PADDING
 from runtime.nms import nms
 from runtime.pose import PoseEstimator
 

@@ -13,7 +13,7 @@ from eval.annotations import build_index, load_image
 from eval.predictions import ImagePoses, Predictions
 from runtime.crop import crop_region
 from runtime.errors import BadInput
-from runtime.keypoints import Poses
+from runtime.keypoints import PERSON_PADDING, Poses
 from runtime.nms import box_iou, oks_nms, soft_oks_nms
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in the order of COCOeval.stats
@@ -153,12 +153,13 @@ def count_found(boxes, scores, persons):
 
 
 def suppress_duplicates(poses, sigmas, input_size, threshold, soft=False):
-    """OKS-NMS of one image's Poses, hard or soft; a person's area is that of the crop (Xiao et al. 2018).
+    """OKS-NMS of one image's Poses, hard or soft; a person's area is that of the classic crop (Xiao et al. 2018),
+    whatever the engine's own padding.
 
     Returns:
         The Poses kept, best first, and their scores.
     """
-    areas = crop_region(poses.boxes, input_size)[1].prod(1)
+    areas = crop_region(poses.boxes, input_size, PERSON_PADDING)[1].prod(1)
     scores = poses.scores
     if soft:
         kept, scores = soft_oks_nms(poses.keypoints, scores, areas, sigmas, threshold)

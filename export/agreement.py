@@ -16,7 +16,6 @@ from runtime.nms import box_iou, keypoint_similarity
 from runtime.pose import LARGEST_BATCH, PoseEstimator
 
 SURE = 0.3  # score of a keypoint or box below which it is as good as not found
-CROP_TO_BOX = 1.25**2  # a crop is the person's box, grown
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _pose_difference(found, wanted, ties, reference):
     counts = ((wanted[..., 2] > SURE) | ~(found[..., 2] <= SURE)) & ~ties  # also where one was made up, or is NaN
     if not (counts & (wanted[..., 2] > SURE)).any():
         raise ExportError("the engine that it was made from is sure of no keypoint: train it, or give data with people")
-    area = np.prod(reference.input_size) / CROP_TO_BOX
+    area = np.prod(reference.input_size) / reference.padding**2  # a crop is the person's box, grown
     # NaN would vanish in the maximum and in exp(-NaN): it is infinitely far.
     found = np.where(np.isfinite(found), found, np.inf)
     likeness = keypoint_similarity(found, wanted, np.float64(area), reference.schema.sigmas)

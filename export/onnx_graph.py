@@ -154,9 +154,9 @@ def describe(model, config, trained_on):
     }
     if config.task == "pose":
         metadata |= {"head": config.head, "keypoints": json.dumps(asdict(SCHEMAS[config.keypoints])),
-                     "padding": f"{config.padding:g}", "aligned_cells": str(config.aligned_cells).lower()}
+                     "padding": str(config.padding), "aligned_cells": str(config.aligned_cells).lower()}
     else:
-        metadata["stretch"] = f"{config.stretch:g}"
+        metadata["stretch"] = str(config.stretch)
     helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "attention-pose", runtime.__version__
 

@@ -6,14 +6,11 @@ Points have pixel centres at whole numbers, as in OpenCV's warpAffine; boxes are
 import cv2
 import numpy as np
 
-PERSON_PADDING = 1.25  # where an engine does not say: the box grown by a quarter, as in Xiao et al. 2018
 LETTERBOX_GREY = 114
-# Below this scale a crop is cut at twice the size and averaged: bilinear reads 2×2 pixels, and skips some of what it
-# shrinks by much (docs/models.md).
-FINE = 0.7
+SMALLEST_SCALE = 0.7  # scale below which bilinear, which reads 2×2 pixels, skips too much of a frame (docs/models.md)
 
 
-def crop_region(boxes, input_size, padding=PERSON_PADDING):
+def crop_region(boxes, input_size, padding):
     """Grow boxes to the input's aspect ratio and then by the padding.
 
     Args:
@@ -55,14 +52,14 @@ def crop_matrix(centre, extent, input_size, rotation=0.0):
 
 def warp_crop(frame, matrix, input_size, outside=0):
     """Cut a crop: (H, W, 3) uint8 → (height, width, 3) uint8, bilinear, of grey `outside` beyond the frame."""
-    size = np.array(input_size)
-    shrinks = min(np.hypot(*matrix[:, 0]), np.hypot(*matrix[:, 1])) < FINE
-    if shrinks:
-        matrix = 2 * matrix
-        matrix[:, 2] += 0.5  # pixel middles: j becomes 2·j and 2·j + 1
-    crop = cv2.warpAffine(frame, matrix, (size * 2 if shrinks else size).tolist(), flags=cv2.INTER_LINEAR,
+    size, scale = np.array(input_size), min(np.hypot(*matrix[:, 0]), np.hypot(*matrix[:, 1]))
+    times = min(8, max(1, int(np.ceil(SMALLEST_SCALE / scale))))  # as large as it is cut, to be averaged then
+    if times > 1:
+        matrix = times * matrix
+        matrix[:, 2] += (times - 1) / 2  # pixel middles: j becomes times · j … times · j + times - 1
+    crop = cv2.warpAffine(frame, matrix, (size * times).tolist(), flags=cv2.INTER_LINEAR,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,) * 3)
-    return cv2.resize(crop, size.tolist(), interpolation=cv2.INTER_AREA) if shrinks else crop
+    return cv2.resize(crop, size.tolist(), interpolation=cv2.INTER_AREA) if times > 1 else crop
 
 
 def transform_points(points, matrix):
@@ -96,8 +93,8 @@ def letterbox(frame, input_size, stretch=1.0):
 
 
 def _resized(frame, size):
-    """A frame at `size` (2,) width, height. Like `warp_crop` it skips no pixels; OpenCV halves by averaging at full
-    speed, while INTER_AREA straight to the size takes three to six times as long."""
+    """A frame at `size` (2,) width, height, with no pixel skipped, as `warp_crop` does. OpenCV halves by averaging at
+    full speed, while INTER_AREA straight to the size takes three to six times as long."""
     while (frame.shape[1::-1] >= 4 * size).all():
         frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
     if (frame.shape[1::-1] > size).any():

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime.backends import DEFAULT_BACKEND, open_backend
-from runtime.crop import PERSON_PADDING
 from runtime.errors import BadInput
-from runtime.keypoints import KeypointSchema
+from runtime.keypoints import PERSON_PADDING, KeypointSchema
 from runtime.sidecar import LIBRARIES
 from runtime.tensorrt_backend import SUFFIXES, TensorRt
 

@@ -11,7 +11,7 @@ DOTS = {"name": "dots", "names": ["left_hand", "right_hand", "nose"], "flip_pair
         "limbs": [[0, 2], [1, 2]], "sigmas": [0.05, 0.05, 0.05]}
 
 
-def person_engine(path, size=(320, 192), kind="kept"):
+def person_engine(path, size=(320, 192), kind="kept", **metadata):
     """Person engine that finds the bounding box of all pixels brighter than 200 in any channel, score 0.9.
 
     kind: "kept" with NMS in the graph, "raw" with the box twice, of scores 0.9 and 0.6, for NMS to sort out.
@@ -47,7 +47,7 @@ def person_engine(path, size=(320, 192), kind="kept"):
         outputs = [("boxes", [1, None, 4]), ("scores", [1, None])]
     constants = {"channel": [3], "one": [1], "two": [2], "flat": [-1], "pairs": [1, 2, 4], "limit": np.float32(200),
                  "edge": np.float32(1), "score": np.float32(0.9), "scores_of_two": np.float32([[0.6, 0.9]])}
-    return _save(path, nodes, constants, [1, height, width, 3], outputs, {"kind": "person"}, size)
+    return _save(path, nodes, constants, [1, height, width, 3], outputs, {"kind": "person", **metadata}, size)
 
 
 def pose_engine(path, size=(96, 128), head="heatmap", **metadata):

@@ -67,16 +67,16 @@ def test_padding_is_that_of_the_config(padding):
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-@pytest.mark.parametrize("enlarged", [1, 4])
-def test_photo_boxes_stay_around_their_rectangles(flip, enlarged):
+@pytest.mark.parametrize(("enlarged", "stretch"), [(1, 1.0), (4, 1.0), (1, 1.5)])
+def test_photo_boxes_stay_around_their_rectangles(flip, enlarged, stretch):
     """To a fraction of a pixel: the middle and size of a bright rectangle, from its mass, against its box."""
     image = np.full((300 * enlarged, 400 * enlarged), LETTERBOX_GREY, np.uint8)
     left, top, right, bottom = np.array([60, 100, 140, 220]) * enlarged
     image[top:bottom, left:right] = 240
     image = cv2.GaussianBlur(image, (0, 0), 2 * enlarged)  # else where it is sampled decides the last half pixel
     photo = Photo("rectangle", np.array([[left, top, right, bottom, 1]], np.float32))
-    config = Config(task="person", input_size=[320, 320], flip=flip, **STILL)
-    compared = 0
+    config = Config(task="person", input_size=[320, 320], flip=flip, stretch=stretch, **STILL)
+    compared, aspects = 0, []
     for seed in range(30):
         pixels, boxes = augment_photo(cv2.merge([image] * 3), photo, config, np.random.default_rng(seed))
         mass = (pixels[..., 0].astype(float) - LETTERBOX_GREY) / (240 - LETTERBOX_GREY)
@@ -86,8 +86,11 @@ def test_photo_boxes_stay_around_their_rectangles(flip, enlarged):
         middle = mass.sum(0) @ places / total, mass.sum(1) @ places / total
         np.testing.assert_allclose(middle, (boxes[0, :2] + boxes[0, 2:4]) / 2, atol=0.2)
         np.testing.assert_allclose(total, np.prod(boxes[0, 2:4] - boxes[0, :2]), rtol=0.02)
+        aspects.append(np.divide(*(boxes[0, 2:4] - boxes[0, :2])) * 120 / 80)  # 80×120 before
         compared += 1
     assert compared > 12
+    assert 1 / stretch - 1e-3 <= min(aspects) <= max(aspects) <= stretch + 1e-3
+    assert max(aspects) / min(aspects) >= stretch - 1e-3
 
 
 def test_a_sliver_of_a_person_is_ignored():

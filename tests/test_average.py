@@ -28,7 +28,7 @@ def test_mean_of_two_snapshots(tiny_run):
     assert "soup/snapshot_001.weights.h5: mean of 2" in done.stdout
 
     soup, config, epoch = load_snapshot(tiny_run / "output/model_dump/soup")
-    assert (config.name, epoch) == ("soup", 1)
+    assert (config.name, config.init_weights, epoch) == ("soup", files[0], 1)
     first, third = (load_snapshot(run, epoch)[0] for epoch in (1, 3))
     differ = 0
     for variable, one, other in zip(soup.variables, first.variables, third.variables, strict=True):
@@ -50,4 +50,6 @@ def test_bad_input_of_an_average(tiny_run):
         done = average(tiny_run, *arguments, "--name", "bad")
         assert done.returncode == 2 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+    other = average(tiny_run, snapshot, snapshot, "--name", "bad", "--set", "padding=1.5")
+    assert other.returncode == 2 and "has padding = 1.25, tiny.toml 1.5: give --set padding=1.25" in other.stderr
     assert not (tiny_run / "output/model_dump/bad").exists()

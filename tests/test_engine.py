@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from runtime.crop import LETTERBOX_GREY
 from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.errors import BadInput
@@ -92,15 +93,21 @@ def test_not_made_by_export(tmp_path, pose_path, damage):
 
 
 @pytest.mark.parametrize("kind", ["kept", "raw"])
-@pytest.mark.parametrize("size", [(320, 192), (640, 384), (200, 192)])
-def test_detector_gives_boxes_in_frame_pixels(tmp_path, kind, size):
-    detector = PersonDetector(open_engine(engines.person_engine(tmp_path / "person.onnx", kind=kind), "person"))
+@pytest.mark.parametrize(("size", "stretch", "filled"), [
+    ((320, 192), 1, 320 * 192), ((640, 384), 1, 320 * 192), ((200, 192), 1, 200 * 192),
+    ((200, 192), 1.3, 260 * 192), ((640, 300), 1.2, 320 * 180), ((640, 300), 2, 320 * 192)])
+def test_detector_gives_boxes_in_frame_pixels(tmp_path, kind, size, stretch, filled):
+    path = engines.person_engine(tmp_path / "person.onnx", kind=kind, stretch=str(stretch))
+    detector = PersonDetector(open_engine(path, "person"))
+    run, seen = detector.engine.run, []
+    detector.engine.run = lambda batch: seen.append(batch) or run(batch)
     image, box, _ = figure(5, size)
     boxes, scores = detector(image)
     assert boxes.dtype == np.float32
     assert boxes.shape == (1, 4)  # of two equal raw boxes NMS keeps the better one
     np.testing.assert_allclose(boxes[0], box, atol=2 * size[0] / 320)
     np.testing.assert_allclose(scores, [0.9], atol=1e-6)
+    assert (seen[0] != LETTERBOX_GREY).all(3).sum() == filled
 
 
 def test_detector_threshold_and_empty_frame(person_path):
@@ -133,11 +140,10 @@ def test_pose_gives_the_dots_in_frame_pixels(tmp_path, head, flip_test):
 
 
 def test_crops_are_as_wide_as_the_engine_says(tmp_path):
-    """The frame is red in a ring around the person's box, of the ratio of the input: a crop at 1.1 sees as much of the
-    ring as lies within 1.1, the usual one more."""
+    """The person's box is red, of the input's aspect, on a grey frame: a crop at 1.1 is 1 - 1 / 1.1² grey."""
     image = np.full((400, 400, 3), 128, np.uint8)
-    image[72:328, 104:296] = (0, 0, 255)  # 192×256, twice the input, around the box of 1 / 1.2 of it
-    box = np.array([[120, 200 - 256 / 2.4, 280, 200 + 256 / 2.4]], np.float32)
+    image[72:328, 104:296] = (0, 0, 255)
+    box = np.array([[104, 72, 296, 328]], np.float32)
     seen = {}
     for metadata in ({}, {"padding": "1.1"}, {"padding": "1"}):
         engine = open_engine(engines.pose_engine(tmp_path / "pose.onnx", **metadata))
@@ -145,7 +151,7 @@ def test_crops_are_as_wide_as_the_engine_says(tmp_path):
         engine.run = lambda crops, run=run: seen.update(crops=crops) or run(crops)
         PoseEstimator(engine)(image, box)
         grey = seen["crops"][0, ..., 1].mean() / 128
-        assert grey == pytest.approx(max(0, 1 - (1.2 / engine.padding) ** 2), abs=0.02)
+        assert grey == pytest.approx(1 - engine.padding ** -2, abs=0.01)
     assert engine.padding == 1
 
 

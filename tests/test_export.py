@@ -30,7 +30,7 @@ TINY = dict(backbone_weights="", attention_blocks=1, attention_width=32, decoder
 @pytest.fixture(scope="module")
 def person():
     """An untrained detector whose scores and boxes spread, so that NMS has work."""
-    config = Config(task="person", input_size=[96, 64], **TINY)
+    config = Config(task="person", input_size=[96, 64], stretch=1.2, **TINY)
     keras.utils.set_random_seed(0)
     network = build_network(config)
     rng = np.random.default_rng(0)
@@ -138,6 +138,7 @@ def test_detector_raw_and_with_nms(person, tmp_path):
     lines = list(export(network, config, 1, tmp_path))
     assert len(lines) == 2 and sorted(path.name for path in tmp_path.iterdir()) == ["person.onnx", "person_raw.onnx"]
     raw, with_suppression = (open_engine(tmp_path / name, "person") for name in ("person_raw.onnx", "person.onnx"))
+    assert raw.stretch == with_suppression.stretch == config.stretch == 1.2
     inputs = np.random.default_rng(3).integers(0, 256, (5, 64, 96, 3), np.uint8)
     assert check_boxes(raw, NetworkEngine(network, config), inputs) < 0.1
     check_nms(with_suppression, raw, inputs, NMS_SCORE)

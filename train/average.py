@@ -9,8 +9,10 @@ the network is of; with `--set validation=DIR` its AP is printed. Writes the one
 """
 
 import argparse
+import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -27,8 +29,10 @@ def main():
     from train.snapshot import Snapshots
     from train.validate import validator
     config = load_config(arguments.config, arguments.overrides)
+    for path in arguments.weights:
+        check_same_network(path, config, arguments.config)
     # Statistics of the averaged weights are measured whether or not the runs averaged theirs.
-    config = replace(config, name=arguments.name, epochs=1, ema=config.ema or 0.999)
+    config = replace(config, name=arguments.name, epochs=1, ema=config.ema or 0.999, init_weights=arguments.weights[0])
     folder = run_folder(config)
     if snapshots(folder):
         raise BadInput(f"{folder} holds a run already: give another --name")
@@ -41,6 +45,18 @@ def main():
         loader.close()
     print(f"{snapshot_path(folder, 1)}: mean of {len(arguments.weights)}"
           + "".join(f", {name} {figure:.3f}" for name, figure in figures.items()))
+
+
+def check_same_network(path, config, config_path):
+    """BadInput where the run that a weights file lies in differs in what its weights do not show, but an engine says
+    of itself."""
+    file = Path(path).parent / "config.json"
+    run = json.loads(file.read_text()) if file.is_file() else {}
+    for key in ("task", "keypoints", "head", "input_size", "padding", "stretch", "sigma", "loss", "aligned_cells"):
+        wanted = getattr(config, key)
+        if run.get(key, wanted) != wanted:
+            raise BadInput(f"{file} has {key} = {run[key]!r}, {config_path} {wanted!r}: give --set {key}={run[key]!r}, "
+                           "or the run's own --config")
 
 
 def averaged(config, paths):

@@ -11,9 +11,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from runtime.crop import PERSON_PADDING
 from runtime.errors import BadInput
-from runtime.keypoints import SCHEMAS
+from runtime.keypoints import PERSON_PADDING, SCHEMAS
 
 CHOICES = {
     "task": ("pose", "person"),

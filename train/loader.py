@@ -173,7 +173,8 @@ class Samples:
         if photo.size:
             # The nearest that augment._random_window goes; a mosaic's windows may fill their part with some of a photo.
             ratios = np.array(self.config.input_size) / photo.size
-            reduction = reduction_for((0.6 * max(ratios) if mosaic else min(ratios)) * np.exp(2 * self.config.scale))
+            nearest = np.exp(2 * self.config.scale) * self.config.stretch ** 0.5
+            reduction = reduction_for((0.6 * max(ratios) if mosaic else min(ratios)) * nearest)
         image, reduction = read_stored(photo, reduction)
         return image, Photo(photo.image, photo.boxes / np.array([reduction] * 4 + [1], np.float32))
 

@@ -16,7 +16,7 @@ disk does not.
 What it costs: pixels go through JPEG once more, and where a rotated or enlarged crop reaches beyond the margin it is
 black. With the default margin and the augmentation of configs/pose.toml or coco.toml that is 0.1 % of what the crops
 show of their photos, and more than 1 % in 2 of 100 crops; --margin 2 leaves nothing out. A config with a larger scale,
-shift or rotation, another input_size, half bodies or fewer min_keypoints wants a pack of its own.
+shift, rotation or padding, another input_size, half bodies or fewer min_keypoints wants a pack of its own.
 """
 
 import argparse
@@ -134,8 +134,8 @@ def _write(folder, config, photos, quality, margin):
             progress.update(count)
         if not images:
             raise BadInput(f"none of {len(photos)} photos can be read, for example: {min(unreadable)}")
-        packed = {"data": config.data, "input_size": config.input_size, "scale": config.scale, "margin": margin,
-                  "quality": quality}
+        packed = {"data": config.data, "input_size": config.input_size, "padding": config.padding,
+                  "scale": config.scale, "margin": margin, "quality": quality}
         category = {"id": 1, "name": "person", "keypoints": list(schema.names)}
         (folder / "person_keypoints_packed.json").write_text(json.dumps(
             {"info": {"packed": packed}, "images": images, "annotations": annotations, "categories": [category]}))

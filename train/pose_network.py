@@ -20,8 +20,9 @@ from train.losses import SIMCC_SPLIT, SQUARE_PEAK, simcc_peak
 from train.resnet_v1 import BN_EPSILON
 
 HEATMAP_STRIDE = 4
-# √area of a person by the crop's height, for `expected_similarity`. Half of COCO's people have more than 0.4; a
-# little below gave the best AP, most of whose thresholds ask for more than half of the similarity (docs/models.md).
+# √area of a person by the crop's height, for `expected_similarity`. Half of COCO's people have more than 0.4, at a
+# padding of 1.25; a little below gave the best AP, most of whose thresholds ask for more than half of the similarity
+# (docs/models.md).
 PERSON_SIZE = 0.3
 
 
