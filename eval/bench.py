@@ -197,8 +197,8 @@ def real_inputs(engine, annotations, images):
         if engine.kind == "person":
             items.append(letterbox(frame, size, engine.stretch)[0])
         else:
-            centres, extents = crop_region(person_boxes(annotations.persons[image["id"]]), size,
-                                           engine.padding)
+            boxes = person_boxes(annotations.persons[image["id"]])
+            centres, extents = crop_region(boxes, size, engine.padding)
             items += [warp_crop(frame, crop_matrix(centre, extent, size), size)
                       for centre, extent in zip(centres, extents, strict=True)]
         if len(items) >= INPUTS:
