@@ -31,16 +31,19 @@ def draw_crop(person, config, rng):
     (centre,), (extent,) = crop_region(box, config.input_size, config.padding)
     extent = extent * np.clip(rng.normal(1, config.scale), 1 - config.scale, 1 + config.scale)
     centre = centre + extent * np.clip(rng.normal(0, config.shift, 2), -2 * config.shift, 2 * config.shift)
-    rotation = 0.0
-    if rng.random() < config.rotation_chance:
-        rotation = np.clip(rng.normal(0, config.rotation), -2 * config.rotation, 2 * config.rotation)
-
-    matrix = crop_matrix(centre, extent, config.input_size, rotation)
+    matrix = crop_matrix(centre, extent, config.input_size, draw_rotation(config, rng))
     if rng.random() < config.flip:
         matrix = np.array([[-1, 0, config.input_size[0] - 1], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
         keypoints = keypoints[SCHEMAS[config.keypoints].flip_order]
     keypoints[:, :2] = transform_points(keypoints[:, :2], matrix)
     return matrix, keypoints
+
+
+def draw_rotation(config, rng):
+    """Degrees by which the next picture turns clockwise."""
+    if rng.random() >= config.rotation_chance:
+        return 0.0
+    return np.clip(rng.normal(0, config.rotation), -2 * config.rotation, 2 * config.rotation)
 
 
 def half_body(person, config, upper):
@@ -85,25 +88,30 @@ def augment_mosaic(images, photos, config, rng):
 
 
 def _random_window(image, boxes, size, config, rng, fill=0.0):
-    """A window of `size` (width, height) onto a photo, perhaps mirrored: pixels and boxes (N, 5) in it.
+    """A window of `size` (width, height) onto a photo, perhaps turned and mirrored: pixels and boxes (N, 5) in it.
+
+    A turned person's box is that of the ellipse that filled it before: heads and feet are seldom in the corners.
 
     fill: 0 = the whole photo is in it and grey beside it, 1 = no grey and part of the photo, at the middle scale.
     """
-    size = np.array(size)
-    ratios = size / image.shape[1::-1]
+    size, photo_size = np.array(size), np.array(image.shape[1::-1])
+    ratios = size / photo_size
     fit = min(ratios) ** (1 - fill) * max(ratios) ** fill
     # Mostly at that scale, as streaming letterboxes a frame; else nearer, or far away.
     scale = fit * np.exp(rng.uniform(-config.scale, config.scale) * (2 if rng.random() < 0.3 else 1))
     drawn_out = config.stretch ** rng.uniform(-0.5, 0.5)
     scales = scale * np.array([drawn_out, 1 / drawn_out])
-    slack = size - scales * np.array(image.shape[1::-1])
+    slack = size - scales * photo_size
     shift = slack * (rng.random(2) if rng.random() < 0.7 else 0)
-    edges = np.column_stack([np.diag(scales), shift])
+    angle = np.deg2rad(draw_rotation(config, rng))
+    turn = np.diag(scales) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    edges = np.column_stack([turn, shift + (np.diag(scales) - turn) @ photo_size / 2])  # about the photo's middle
     if rng.random() < config.flip:
         edges = np.array([[-1, 0, size[0]], [0, 1, 0]]) @ np.vstack([edges, [0, 0, 1]])
     # Box edges lie at whole numbers, pixel middles half a pixel further.
-    corners = np.stack([transform_points(boxes[:, :2], edges), transform_points(boxes[:, 2:4], edges)])
-    full = np.concatenate([corners.min(0), corners.max(0)], 1)
+    centres = transform_points((boxes[:, :2] + boxes[:, 2:4]) / 2, edges)
+    halves = np.sqrt(((boxes[:, 2:4] - boxes[:, :2]) / 2) ** 2 @ (edges[:, :2] ** 2).T)
+    full = np.concatenate([centres - halves, centres + halves], 1)
     middles = edges.copy()
     middles[:, 2] += edges[:, :2].sum(1) / 2 - 0.5
     pixels = warp_crop(image, middles, size, LETTERBOX_GREY)

@@ -24,7 +24,7 @@ def person_loss(input_size):
     labels: left, top, right, bottom in input pixels, and 1 person, -1 region to ignore, 0 nothing.
     predictions: left, top, right, bottom, logit per cell, as `build_person_network` gives them.
     """
-    cells = cell_centres(input_size)
+    cells = [ops.convert_to_tensor(values) for values in cell_centres(input_size)]
     centres, _ = cells
 
     def loss(labels, predictions):
