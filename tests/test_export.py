@@ -15,10 +15,11 @@ pytest.importorskip("tensorflow")
 import keras  # noqa: E402
 
 from export.onnx_graph import NMS_SCORE, checked, export, to_onnx, with_nms  # noqa: E402
-from export.verify import ExportError, check_boxes, check_nms, check_pose, real_inputs, undecided  # noqa: E402
+from export.verify import ExportError, check_boxes, check_nms, check_pose, left_by_nms, real_inputs, undecided  # noqa: E402
 from runtime.engine import open_engine  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
 from runtime.keypoints import COCO  # noqa: E402
+from runtime.nms import MAX_BOXES  # noqa: E402
 from train.backbone import TAPS, BackboneWeightsError, build_backbone  # noqa: E402
 from train.checkpoint import build_network, load_snapshot  # noqa: E402
 from train.config import Config  # noqa: E402
@@ -161,6 +162,31 @@ def test_wrong_nms_is_refused(person, tmp_path):
     raw, kept = open_engine(tmp_path / "raw.onnx"), open_engine(tmp_path / "kept.onnx")
     with pytest.raises(ExportError, match="NMS in the graph"):
         check_nms(kept, raw, inputs, NMS_SCORE)
+
+
+@pytest.mark.parametrize("kept, wanted", [
+    ([0, 1, 2], True),
+    ([1, 0, 2], True),  # scores alike but for rounding: either may come first
+    ([0, 2, 1], False),  # not alike
+    ([0, 1], False),  # one that nothing suppresses is missing
+    ([0, 1, 2, 3], False),  # one that another suppresses
+    ([0, 3, 2], False),  # suppressed by what is not there
+    ([0, 1, 2, 4], False),  # below the threshold
+    ([], False),
+])
+def test_what_greedy_nms_leaves(kept, wanted):
+    boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [20, 0, 30, 9], [60, 0, 70, 10]], np.float32)
+    scores = np.array([0.9, 0.9 - 1e-6, 0.5, 0.4, 0.04], np.float32)
+    assert left_by_nms(boxes[kept], scores[kept], boxes, scores, 0.05) == wanted
+    if wanted:
+        assert not left_by_nms(boxes[kept] + 1, scores[kept], boxes, scores, 0.05), "boxes of nowhere"
+
+
+def test_greedy_nms_leaves_so_many_at_most():
+    boxes = np.stack([np.arange(150) * 20, np.zeros(150), np.arange(150) * 20 + 10, np.full(150, 10)], 1)
+    scores = np.linspace(0.9, 0.1, 150)
+    for kept, wanted in ((slice(MAX_BOXES), True), (slice(1, MAX_BOXES + 1), False), (slice(MAX_BOXES - 1), False)):
+        assert left_by_nms(boxes[kept], scores[kept], boxes, scores, 0.05) == wanted
 
 
 def test_missing_epoch_names_those_that_exist(tiny_run, tmp_path):
