@@ -82,30 +82,27 @@ def main():
     check_images(annotations.images, arguments.images)
     prepare_folder(arguments.out)
     ours = {}
-    for path in arguments.pose:
-        # By its path where several are named alike.
-        name = path.stem if [other.stem for other in arguments.pose].count(path.stem) == 1 else path
+    for name, path in named(arguments.pose):
         for backend in arguments.backend:
             engine = open_engine(path, "pose", backend=backend)
             check_schema(Subject(engine, path, engine.metadata["head"], path.stem), annotations)
             ours[f"{name}, {backend}"] = PoseEstimator(engine)
-    engine = open_engine(arguments.detector, "person")
+    engines = {name: open_engine(path, "person") for name, path in named(arguments.detector)}
     peers = open_poses(arguments.peers) if arguments.peers else {}
-    detectors = {threshold: {arguments.detector.stem: PersonDetector(engine, threshold),
+    detectors = {threshold: {**{name: PersonDetector(engine, threshold) for name, engine in engines.items()},
                              **(open_detectors(arguments.peers, threshold) if arguments.peers else {})}
                  for threshold in (DETECTOR_THRESHOLD, FOUND_SCORE)}
     finders = detectors[DETECTOR_THRESHOLD]
-    if arguments.peers and not peers and len(finders) == 1:
+    if arguments.peers and not peers and len(finders) == len(engines):
         raise BadInput(f"{arguments.peers} holds none of the peers; --help names their files")
 
     poses = {**ours, **peers}
-    lines = ap_lines(poses, ours, detectors, arguments.detector.stem, annotations, arguments)
-    for name, finder in finders.items():
-        lines.append(Line(FOUND, name, name == arguments.detector.stem,
-                          share_found(finder, annotations, arguments, name)))
+    lines = ap_lines(poses, ours, detectors, engines, annotations, arguments)
+    lines += [Line(FOUND, name, name in engines, share_found(finder, annotations, arguments, name))
+              for name, finder in finders.items()]
     lines += time_lines(POSE_TIME, {name: pose.engine for name, pose in poses.items()}, ours)
     networks = {name: getattr(finder, "engine", finder) for name, finder in finders.items()}
-    lines += time_lines(DETECTOR_TIME, networks, {arguments.detector.stem})
+    lines += time_lines(DETECTOR_TIME, networks, engines)
 
     print(table(lines, annotations, arguments.resamples))
     write_json(arguments.out / "scoreboard.json", {
@@ -117,16 +114,23 @@ def main():
     print(f"wrote {arguments.out}/scoreboard.json")
 
 
+def named(paths):
+    """Name and path of each engine: its stem, or the path where several are named alike."""
+    stems = [path.stem for path in paths]
+    return [(path.stem if stems.count(path.stem) == 1 else str(path), path) for path in paths]
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m eval.scoreboard", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO keypoint file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images that it names")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    parser.add_argument("--pose", type=Path, nargs="+", default=[Path("models/pose.onnx")], metavar="FILE",
-                        help="our pose engines; the first goes end to end (default: models/pose.onnx)")
-    parser.add_argument("--detector", type=Path, default=Path("models/person.onnx"), metavar="FILE",
-                        help="our person engine (default: %(default)s)")
+    for kind, option in (("pose", "--pose"), ("person", "--detector")):
+        parser.add_argument(option, type=Path, nargs="+", metavar="FILE",
+                            default=[Path(f"models/{kind}.onnx"), Path(f"models/{kind}.int8.onnx")],
+                            help=f"our {kind} engines; the first goes end to end (default: models/{kind}.onnx "
+                                 f"models/{kind}.int8.onnx)")
     parser.add_argument("--backend", nargs="+", default=["onnxruntime"], metavar="NAME",
                         help=f"for our pose engines, of {', '.join(installed_backends())} (default: onnxruntime)")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="folder of the public models")
@@ -135,13 +139,13 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def ap_lines(poses, ours, detectors, our_detector, annotations, arguments):
+def ap_lines(poses, ours, detectors, our_detectors, annotations, arguments):
     """AP on annotated boxes, plain and with the flip test, and end to end, plain and classic.
 
     Args:
         poses: {name: estimator}, ours first. ours: names of ours, of which the first goes end to end.
-        detectors: {threshold: {name: detector}}. our_detector: the name that our poses take boxes of; peers' take the
-            other detectors'.
+        detectors: {threshold: {name: detector}}. our_detectors: names of ours, of which our poses take boxes of the
+            first; peers' take the other detectors'.
     """
     first, *others = poses
     peers = [name for name in others if name not in ours]
@@ -149,8 +153,8 @@ def ap_lines(poses, ours, detectors, our_detector, annotations, arguments):
                          for name in (first, *peers)} for decoding in ("dark", "quarter"))
     lines = [Line(what, name, name in ours, average_precision(pose, annotations, arguments, name))
              for what, estimators in ((POSE, poses), (POSE_FLIPPED, flipped)) for name, pose in estimators.items()]
-    pairs = [(first, our_detector), *((peer, finder) for peer in peers for finder in detectors[FOUND_SCORE]
-                                      if finder != our_detector)]
+    pairs = [(first, next(iter(our_detectors))), *((peer, finder) for peer in peers for finder in detectors[FOUND_SCORE]
+                                                   if finder not in our_detectors)]
     for what, estimators, threshold in ((WHOLE, poses, DETECTOR_THRESHOLD), (WHOLE_CLASSIC, classic, FOUND_SCORE)):
         for name, finder in pairs:
             label = f"{finder} + {name.partition(',')[0]}"

@@ -123,13 +123,13 @@ def left_by_nms(kept, kept_scores, boxes, scores, score_threshold):
     """
     same = (np.abs(kept[:, None] - boxes).max(-1) <= TOLERANCE) & (np.abs(kept_scores[:, None] - scores) <= ROUNDING)
     pairs = np.triu(box_iou(kept, kept), 1)
-    # What is not kept overlaps something better, or comes after as many as are kept at all. (A box overlaps itself.)
+    # What is not kept overlaps something better, or comes after as many as are kept at all.
     better = kept_scores >= scores[:, None] - ROUNDING
-    accounted = ((box_iou(boxes, kept) > IOU_THRESHOLD - ROUNDING) & better).any(1)
+    accounted = same.any(0) | ((box_iou(boxes, kept) > IOU_THRESHOLD - ROUNDING) & better).any(1)
     accounted |= scores <= (kept_scores[-1] if len(kept) == MAX_BOXES else score_threshold) + ROUNDING
-    return bool(same.any(1).all() and (np.diff(kept_scores) <= ROUNDING).all() and accounted.all()
+    return bool(len(kept) <= MAX_BOXES and same.any(1).all() and accounted.all()
                 and pairs.max(initial=0) <= IOU_THRESHOLD + ROUNDING
-                and (kept_scores > score_threshold - ROUNDING).all())
+                and (np.diff(kept_scores) <= ROUNDING).all() and (kept_scores > score_threshold - ROUNDING).all())
 
 
 def _judge(distances, score_differences, what):

@@ -148,7 +148,7 @@ def check_engines():
 
     from runtime.engine import open_engine
 
-    for name in ("person", "pose", "pose.int8"):
+    for name in ("person", "person.int8", "pose", "pose.int8"):
         path, kind = ROOT / "models" / f"{name}.onnx", name.partition(".")[0]
         if not path.is_file():
             yield Finding(f"{kind} engine", "wrong", f"{path} is missing", "git checkout models, or make export")

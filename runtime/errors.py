@@ -1,7 +1,10 @@
 """The one exception that a user's mistake ends in, and how a command reports it."""
 
+import errno
 import os
 import sys
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class BadInput(ValueError):
@@ -13,7 +16,7 @@ class BadInput(ValueError):
 
 
 def run_command(main):
-    """Run a command's `main()`, turning BadInput into one line on stderr and exit code 2."""
+    """Run a command's `main()`, turning BadInput and a full disk into one line on stderr and exit code 2."""
     try:
         code = main()
     except BadInput as error:
@@ -22,6 +25,12 @@ def run_command(main):
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's last flush fail
         code = 0
+    except OSError as error:  # a place that did not foresee it
+        if error.errno not in FULL_DISK:
+            raise
+        print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; free some space and run it "
+              "again", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = 130

@@ -1,13 +1,12 @@
 """Files that are whole or not there, folders, hashes; what goes wrong with them becomes one line."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 from pathlib import Path
 
-from runtime.errors import BadInput
+from runtime.errors import FULL_DISK, BadInput
 
 
 @contextlib.contextmanager
@@ -44,8 +43,7 @@ def make_folder(folder):
 
 def cannot_write(path, error):
     """A BadInput that says why, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space or choose another place" if full else "choose another place"
+    advice = "free some space or choose another place" if error.errno in FULL_DISK else "choose another place"
     return BadInput(f"{path} cannot be written: {error.strerror}; {advice}")
 
 

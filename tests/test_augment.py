@@ -114,6 +114,22 @@ def test_a_turned_persons_box_is_that_of_the_ellipse_in_it(flip):
     assert max(aspects) > 0.7  # turned indeed: upright it is 1 : 3, and 1 : 2.3 drawn out
 
 
+def test_a_turned_region_to_ignore_is_ignored_to_its_corners():
+    """Where the detector is not to learn anything, nothing of the region may be left outside the box."""
+    image = np.full((900, 1200, 3), LETTERBOX_GREY, np.uint8)
+    image[500:620, 400:800] = 240
+    photo = Photo("crowd", np.array([[400, 500, 800, 620, -1]], np.float32))
+    config = Config(task="person", input_size=[320, 320], scale=0.0, rotation=25.0, rotation_chance=1.0, **STILL)
+    turned = 0
+    for seed in range(20):
+        pixels, boxes = augment_photo(image, photo, config, np.random.default_rng(seed))
+        rows, columns = np.nonzero(pixels[..., 0] > 177)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(boxes[0, :4], seen, atol=1.1)
+        turned += seen[3] - seen[1] > 60  # 32 pixels high as it lies
+    assert turned > 3
+
+
 def test_a_sliver_of_a_person_is_ignored():
     photo = Photo("two", np.array([[0, 0, 100, 100, 1], [-95, 0, 5, 100, 1]], np.float32))
     config = Config(task="person", input_size=[320, 320], flip=0.0, scale=0.0, rotation_chance=0.0, **STILL)

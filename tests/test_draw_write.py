@@ -1,6 +1,7 @@
 """Drawing, and writing where everything fits and where it does not."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -290,6 +291,16 @@ def test_text_on_a_full_disk():
     writer.close()
     with pytest.raises(BadInput, match=full):
         CsvWriter("/dev/full", COCO.names)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 2), (errno.EACCES, 1)])
+def test_a_full_disk_that_nobody_foresaw_is_a_line_and_other_troubles_are_not_hidden(number, code):
+    script = ("import os\nfrom runtime.errors import run_command\n"
+              f"def main(): raise OSError({number}, os.strerror({number}), 'train.log')\nrun_command(main)")
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    line = "error: train.log cannot be written: No space left on device; free some space and run it again\n"
+    assert ended.stderr == line if code == 2 else "Traceback" in ended.stderr
 
 
 LIMITED = """

@@ -13,7 +13,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from eval.bootstrap import Interval
 from eval.peers import YOLOX_NMS, Yolox, blurred
-from eval.scoreboard import FOUND, GOALS, POSE, POSE_FLIPPED, POSE_TIME, WHOLE, WHOLE_CLASSIC, Line, verdict
+from eval.scoreboard import (
+    DETECTOR_TIME,
+    FOUND,
+    GOALS,
+    POSE,
+    POSE_FLIPPED,
+    POSE_TIME,
+    WHOLE,
+    WHOLE_CLASSIC,
+    Line,
+    verdict,
+)
 from runtime.decode import decode_heatmaps
 from runtime.nms import IOU_THRESHOLD, box_iou
 from runtime.walkers import write_stills
@@ -61,6 +72,9 @@ def test_without_peers(tmp_path):
     for what in (POSE, POSE_FLIPPED, WHOLE, WHOLE_CLASSIC, FOUND):
         assert 0 <= values[what]["low"] <= values[what]["value"] <= values[what]["high"] <= 1
     assert values[POSE]["value"] > 0.02
+    for what, names in ((FOUND, ["person", "person.int8"]), (WHOLE, ["person + pose"]), (DETECTOR_TIME, [
+            "person", "person.int8"]), (POSE, ["pose, onnxruntime", "pose.int8, onnxruntime"])):
+        assert [entry["model"] for entry in content["lines"] if entry["what"] == what] == names
 
 
 def test_a_folder_without_peers_is_named(tmp_path):

@@ -85,8 +85,8 @@ def test_precision_of_other_files(tmp_path, coco):
     onnx.save(model, tmp_path / "coco.onnx")
     assert precision_of(tmp_path / "coco.onnx")[0] == "float32"
     bundled = ROOT / "models"
-    assert [precision_of(bundled / name)[0] for name in ("pose.onnx", "pose.int8.onnx", "person.onnx")] == [
-        "float32", "int8", "float32"]
+    names = ("pose.onnx", "pose.int8.onnx", "person.onnx", "person.int8.onnx")
+    assert [precision_of(bundled / name)[0] for name in names] == ["float32", "int8", "float32", "int8"]
 
 
 def test_columns_and_differences_are_those_of_compare(three_runs, coco):

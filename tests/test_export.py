@@ -170,22 +170,27 @@ def test_wrong_nms_is_refused(person, tmp_path):
     ([0, 2, 1], False),  # not alike
     ([0, 1], False),  # one that nothing suppresses is missing
     ([0, 1, 2, 3], False),  # one that another suppresses
-    ([0, 3, 2], False),  # suppressed by what is not there
+    ([0, 2, 3], False),  # suppressed by what is not there
+    ([0, 1, 2, 5], False),  # alike to one that is kept already
+    ([0, 5, 2], True),  # alike to the one it overlaps: again either may come first
     ([0, 1, 2, 4], False),  # below the threshold
     ([], False),
 ])
 def test_what_greedy_nms_leaves(kept, wanted):
-    boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [20, 0, 30, 9], [60, 0, 70, 10]], np.float32)
-    scores = np.array([0.9, 0.9 - 1e-6, 0.5, 0.4, 0.04], np.float32)
+    boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [20, 0, 30, 9], [60, 0, 70, 10],
+                      [20, 0, 30, 10.5]], np.float32)
+    scores = np.array([0.9, 0.9 - 1e-6, 0.5, 0.4, 0.04, 0.9 - 2e-6], np.float32)
     assert left_by_nms(boxes[kept], scores[kept], boxes, scores, 0.05) == wanted
     if wanted:
         assert not left_by_nms(boxes[kept] + 1, scores[kept], boxes, scores, 0.05), "boxes of nowhere"
+        assert not left_by_nms(boxes[kept], scores[kept] - 0.01, boxes, scores, 0.05), "other scores"
 
 
 def test_greedy_nms_leaves_so_many_at_most():
     boxes = np.stack([np.arange(150) * 20, np.zeros(150), np.arange(150) * 20 + 10, np.full(150, 10)], 1)
     scores = np.linspace(0.9, 0.1, 150)
-    for kept, wanted in ((slice(MAX_BOXES), True), (slice(1, MAX_BOXES + 1), False), (slice(MAX_BOXES - 1), False)):
+    for kept, wanted in ((slice(MAX_BOXES), True), (slice(1, MAX_BOXES + 1), False), (slice(MAX_BOXES - 1), False),
+                         (slice(150), False)):
         assert left_by_nms(boxes[kept], scores[kept], boxes, scores, 0.05) == wanted
 
 

@@ -3,14 +3,16 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
 from eval.annotations import load_annotations, read_image
 from eval.scoring import person_boxes
+from runtime.detect import PersonDetector
 from runtime.engine import open_engine
 from runtime.keypoints import COCO
-from runtime.nms import keypoint_similarity
+from runtime.nms import box_iou, keypoint_similarity
 from runtime.pose import PoseEstimator
 from runtime.walkers import write_stills
 from tests.conftest import ROOT
@@ -45,6 +47,18 @@ def test_one_that_is_not_worth_it_is_refused(rendered, tmp_path):
     done = quantise(rendered, tmp_path / "pose.int8.onnx", "--loss", "0.2", "--faster", "50")
     assert done.returncode == 2 and "less than --faster 50" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bundled_detector_finds_what_the_float_one_finds(rendered):
+    before, after = (open_engine(ROOT / f"models/{name}.onnx", "person") for name in ("person", "person.int8"))
+    assert after.metadata["precision"] == "int8" and after.metadata["date"] == before.metadata["date"]
+    assert after.stretch == before.stretch and after.path.stat().st_size < 0.6 * before.path.stat().st_size
+    overlaps = []
+    for path in (rendered / "images").iterdir():
+        picture = cv2.imread(str(path))
+        (boxes, scores), (others, _) = (PersonDetector(engine, 0.3)(picture) for engine in (before, after))
+        overlaps += box_iou(boxes[scores > 0.5], others).max(1, initial=0).tolist()
+    assert len(overlaps) > 10 and np.mean(overlaps) > 0.85, np.mean(overlaps)
 
 
 def test_the_bundled_one(rendered):

@@ -90,9 +90,11 @@ def augment_mosaic(images, photos, config, rng):
 def _random_window(image, boxes, size, config, rng, fill=0.0):
     """A window of `size` (width, height) onto a photo, perhaps turned and mirrored: pixels and boxes (N, 5) in it.
 
-    A turned person's box is that of the ellipse that filled it before: heads and feet are seldom in the corners.
+    A turned person's box is that of the ellipse that filled it before, for heads and feet are seldom in the corners; a
+    region to ignore becomes the box around all of it.
 
-    fill: 0 = the whole photo is in it and grey beside it, 1 = no grey and part of the photo, at the middle scale.
+    fill: 0 = the whole photo is in it and grey beside it, 1 = no grey and part of the photo, at the middle scale and
+        before it turns.
     """
     size, photo_size = np.array(size), np.array(image.shape[1::-1])
     ratios = size / photo_size
@@ -110,7 +112,8 @@ def _random_window(image, boxes, size, config, rng, fill=0.0):
         edges = np.array([[-1, 0, size[0]], [0, 1, 0]]) @ np.vstack([edges, [0, 0, 1]])
     # Box edges lie at whole numbers, pixel middles half a pixel further.
     centres = transform_points((boxes[:, :2] + boxes[:, 2:4]) / 2, edges)
-    halves = np.sqrt(((boxes[:, 2:4] - boxes[:, :2]) / 2) ** 2 @ (edges[:, :2] ** 2).T)
+    halves, turned = (boxes[:, 2:4] - boxes[:, :2]) / 2, edges[:, :2].T
+    halves = np.where(boxes[:, 4:] < 0, halves @ np.abs(turned), np.sqrt(halves**2 @ turned**2))
     full = np.concatenate([centres - halves, centres + halves], 1)
     middles = edges.copy()
     middles[:, 2] += edges[:, :2].sum(1) / 2 - 0.5

@@ -1,6 +1,6 @@
 """Average the weights of several runs of one network (a model soup, Wortsman et al. 2022).
 
-    python -m train.average output/model_dump/pose/snapshot_134.weights.h5 models/pose.weights.h5 --name pose_soup
+    python -m train.average output/model_dump/pose/snapshot_140.weights.h5 models/pose.weights.h5 --name pose_soup
     make export RUN=pose_soup
 
 Runs that began from the same weights and saw other data, or other augmentation, often do better together than each

@@ -89,7 +89,7 @@ class Config:
     flip: float = 0.5  # chance
     scale: float = 0.3  # the person is 1 ± this times its usual size: standard deviation, and where it is cut
     shift: float = 0.05  # of the crop's size, standard deviation
-    rotation: float = 40.0  # degrees, standard deviation, cut at twice that; a detector's photographs want less
+    rotation: float = 40.0  # degrees, standard deviation, cut at twice that; a detector wants less: person.toml has 12
     rotation_chance: float = 0.6
     half_body: float = 0.3  # chance of a crop of the upper or lower body alone; pose only
     mosaic: float = 0.0  # chance of four photos in one input; detector only
