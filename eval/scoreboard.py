@@ -87,7 +87,8 @@ def main():
             engine = open_engine(path, "pose", backend=backend)
             check_schema(Subject(engine, path, engine.metadata["head"], path.stem), annotations)
             ours[f"{name}, {backend}"] = PoseEstimator(engine)
-    engines = {name: open_engine(path, "person") for name, path in named(arguments.detector)}
+    engines = {f"{name}, {backend}": open_engine(path, "person", backend=backend)
+               for name, path in named(arguments.detector) for backend in arguments.backend}
     peers = open_poses(arguments.peers) if arguments.peers else {}
     detectors = {threshold: {**{name: PersonDetector(engine, threshold) for name, engine in engines.items()},
                              **(open_detectors(arguments.peers, threshold) if arguments.peers else {})}
@@ -131,8 +132,11 @@ def parse_arguments():
                             default=[Path(f"models/{kind}.onnx"), Path(f"models/{kind}.int8.onnx")],
                             help=f"our {kind} engines; the first goes end to end (default: models/{kind}.onnx "
                                  f"models/{kind}.int8.onnx)")
-    parser.add_argument("--backend", nargs="+", default=["onnxruntime"], metavar="NAME",
-                        help=f"for our pose engines, of {', '.join(installed_backends())} (default: onnxruntime)")
+    backends = installed_backends()
+    exact = [name for name in backends if name != "openvino-bf16"]
+    parser.add_argument("--backend", nargs="+", default=exact, metavar="NAME",
+                        help=f"for our engines, of {', '.join(backends)}; the first goes end to end (default: "
+                             f"{' '.join(exact)})")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="folder of the public models")
     parser.add_argument("--resamples", type=positive, default=RESAMPLES, help="of the images (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("output/scoreboard"), help="default: %(default)s")
@@ -157,7 +161,7 @@ def ap_lines(poses, ours, detectors, our_detectors, annotations, arguments):
                                                    if finder not in our_detectors)]
     for what, estimators, threshold in ((WHOLE, poses, DETECTOR_THRESHOLD), (WHOLE_CLASSIC, classic, FOUND_SCORE)):
         for name, finder in pairs:
-            label = f"{finder} + {name.partition(',')[0]}"
+            label = " + ".join(model.partition(",")[0] for model in (finder, name))
             value = average_precision(estimators[name], annotations, arguments, label, detectors[threshold][finder])
             lines.append(Line(what, label, name in ours, value))
     return lines

@@ -64,7 +64,7 @@ def test_verdicts(what, ours, peer, words):
 
 def test_without_peers(tmp_path):
     write_stills(tmp_path / "images", tmp_path / "truth.json", 6)
-    done, content = board(tmp_path, tmp_path / "truth.json", tmp_path / "images")
+    done, content = board(tmp_path, tmp_path / "truth.json", tmp_path / "images", "--backend", "onnxruntime")
     assert done.returncode == 0, done.stderr
     assert {entry["what"] for entry in content["lines"]} == set(GOALS)
     assert "no peer to compare with" in done.stdout and content["images"] == 6
@@ -72,8 +72,9 @@ def test_without_peers(tmp_path):
     for what in (POSE, POSE_FLIPPED, WHOLE, WHOLE_CLASSIC, FOUND):
         assert 0 <= values[what]["low"] <= values[what]["value"] <= values[what]["high"] <= 1
     assert values[POSE]["value"] > 0.02
-    for what, names in ((FOUND, ["person", "person.int8"]), (WHOLE, ["person + pose"]), (DETECTOR_TIME, [
-            "person", "person.int8"]), (POSE, ["pose, onnxruntime", "pose.int8, onnxruntime"])):
+    detectors = ["person, onnxruntime", "person.int8, onnxruntime"]
+    for what, names in ((FOUND, detectors), (WHOLE, ["person + pose"]), (DETECTOR_TIME, detectors),
+                        (POSE, ["pose, onnxruntime", "pose.int8, onnxruntime"])):
         assert [entry["model"] for entry in content["lines"] if entry["what"] == what] == names
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 pytest.importorskip("tensorflow")
 
 import keras  # noqa: E402
 
-from export.onnx_graph import NMS_SCORE, checked, export, to_onnx, with_nms  # noqa: E402
+from export.onnx_graph import NMS_SCORE, checked, export, merge_convolutions, to_onnx, with_nms  # noqa: E402
 from export.verify import ExportError, check_boxes, check_nms, check_pose, left_by_nms, real_inputs, undecided  # noqa: E402
 from runtime.engine import open_engine  # noqa: E402
 from runtime.errors import BadInput  # noqa: E402
@@ -147,6 +148,53 @@ def test_detector_raw_and_with_nms(person, tmp_path):
     candidates = (raw.run(inputs[:1])["scores"] > NMS_SCORE).sum()
     assert 0 < len(kept["kept_boxes"]) < candidates, "the test needs boxes that NMS drops"
     assert (np.diff(kept["kept_scores"]) <= 0).all()
+
+
+def convolution(rng, source, target, channels, kernel=1, **settings):
+    """A node and its weights."""
+    shape = (channels[1], channels[0], kernel, kernel)
+    weights = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), f"{target}_w"),
+               numpy_helper.from_array(rng.normal(size=channels[1]).astype(np.float32), f"{target}_b")]
+    return helper.make_node("Conv", [source, f"{target}_w", f"{target}_b"], [target], target, **settings), weights
+
+
+@pytest.mark.parametrize(("layers", "outputs", "left"), [
+    ([("x", "a", (8, 6)), ("a", "y", (6, 4))], ["y"], 1),
+    ([("x", "a", (8, 6)), ("a", "b", (6, 4)), ("b", "y", (4, 2))], ["y"], 1),
+    ([("x", "a", (8, 2)), ("a", "y", (2, 8))], ["y"], 2),  # a bottleneck is cheaper as it is
+    ([("x", "a", (8, 6)), ("a", "y", (6, 4))], ["y", "a"], 2),  # wanted by others too
+    ([("x", "a", (8, 6)), ("a", "y", (6, 4)), ("a", "z", (6, 4))], ["y", "z"], 3),
+    ([("x", "a", (8, 6)), ("a", "y", (6, 4), 3)], ["y"], 2),
+    ([("x", "a", (8, 6)), ("a", "y", (6, 4), 1, [2, 2])], ["y"], 2),
+    ([("x", "a", (8, 4)), ("x", "b", (8, 1)), "concat"], ["y"], 1),
+    ([("x", "a", (8, 4)), ("x", "b", (8, 1)), "concat"], ["y", "b"], 2),
+    ([("x", "c", (8, 8)), ("c", "a", (8, 4)), ("x", "b", (8, 1)), "concat"], ["y"], 1),
+    ([("x", "c", (8, 2)), ("c", "a", (2, 8)), ("x", "b", (8, 1)), "concat"], ["y"], 3),  # of two maps
+])
+def test_convolutions_that_are_merged_compute_what_they_did(layers, outputs, left):
+    rng, nodes, weights = np.random.default_rng(0), [], []
+    for layer in layers:
+        if layer == "concat":
+            nodes.append(helper.make_node("Concat", ["a", "b"], ["y"], axis=1))
+            continue
+        source, target, channels, *rest = layer
+        kernel = rest[0] if rest else 1
+        node, values = convolution(rng, source, target, channels, kernel, strides=rest[1] if rest[1:] else [1, 1])
+        nodes.append(node)
+        weights += values
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4) for name in outputs]
+    source = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 8, 5, 7])
+    model = helper.make_model(helper.make_graph(nodes, "convolutions", [source], ports, weights), ir_version=9,
+                              opset_imports=[helper.make_opsetid("", 18)])
+    pixels = rng.normal(size=(1, 8, 5, 7)).astype(np.float32)
+    wanted = ReferenceEvaluator(model).run(None, {"x": pixels})
+    merge_convolutions(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node].count("Conv") == left
+    assert {tensor.name for tensor in model.graph.initializer} == {
+        name for node in model.graph.node if node.op_type == "Conv" for name in node.input[1:]}
+    for before, after in zip(wanted, ReferenceEvaluator(model).run(None, {"x": pixels}), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-4)
 
 
 def test_wrong_nms_is_refused(person, tmp_path):
