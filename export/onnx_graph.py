@@ -136,9 +136,10 @@ def merge_convolutions(graph):
     pointwise = {node.output[0]: node for node in graph.node if _is_pointwise(node, kernels)}
     for place, node in enumerate(list(graph.node)):
         joined = node.op_type == "Concat" and helper.get_attribute_value(node.attribute[0]) == 1
-        former = [pointwise.get(name) for name in (node.input if joined else node.input[:1])]
-        if not (joined or node.output[0] in pointwise) or None in former or any(
-                users[each.output[0]] > 1 or each.input[0] != former[0].input[0] for each in former):
+        sources = node.input if joined else node.input[:1]
+        former = [pointwise[name] for name in sources if name in pointwise and users[name] == 1]
+        if not (joined or node.output[0] in pointwise) or len(former) < len(sources) or len(
+                {each.input[0] for each in former}) != 1:
             continue
         weights = [_kernel_and_bias(each, kernels) for each in former]
         if joined:

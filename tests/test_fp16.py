@@ -152,7 +152,7 @@ def test_the_bundled_detector_in_fp16_agrees(tmp_path):
     assert engine.outputs == ("boxes", "scores")
     found = check_agreement(engine, reference, pictures, "fp16")
     assert found.batches == (1,) and 0.99 < found.likeness < 1
-    damaged = saved(scale_weights(PERSON, "score8"), tmp_path / "damaged.onnx")
+    damaged = saved(scale_weights(PERSON, "prediction8"), tmp_path / "damaged.onnx")
     with pytest.raises(ExportError, match="not what its ONNX is"):
         check_agreement(damaged, reference, pictures, "fp16")
 
