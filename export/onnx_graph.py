@@ -267,19 +267,12 @@ def without_nms(model):
         return model
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    wanted = {"boxes", "scores"}
-    nodes: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            nodes.insert(0, node)
-    constants = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    rest = onnx.GraphProto(name=graph.name, node=nodes, initializer=constants, input=graph.input)
-    graph.CopyFrom(rest)
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    del graph.output[:], graph.value_info[:]
     for name in ("boxes", "scores"):
         graph.output.append(inferred[name])
         graph.output[-1].type.tensor_type.shape.dim[0].CopyFrom(graph.input[0].type.tensor_type.shape.dim[0])
+    _drop_unused(graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -91,7 +91,8 @@ def test_the_peers_have_the_scores_that_others_measured(tmp_path):
     """Known of the same photographs from another program, which does not say all of its settings: TinyPose 0.619, with
     flip test and DARK 0.639; with PicoDet's boxes 0.571, with YOLOX-nano's 0.524; persons found 0.86 and 0.77."""
     [annotations] = PHOTOS.glob("person_keypoints*.json")
-    done, content = board(tmp_path, annotations, PHOTOS / "images", "--peers", PEERS)
+    done, content = board(tmp_path, annotations, PHOTOS / "images", "--peers", PEERS, "--backend", "onnxruntime",
+                          "--pose", "models/pose.onnx", "--detector", "models/person.onnx")
     assert done.returncode == 0, done.stderr
     measured = {(entry["what"], entry["model"]): entry["value"]["value"] for entry in content["lines"]}
     for what, model, known in ((POSE, "TinyPose", 0.619), (POSE_FLIPPED, "TinyPose", 0.639),

@@ -141,6 +141,8 @@ def test_detector_raw_and_with_nms(person, tmp_path):
     assert len(lines) == 2 and sorted(path.name for path in tmp_path.iterdir()) == ["person.onnx", "person_raw.onnx"]
     raw, with_suppression = (open_engine(tmp_path / name, "person") for name in ("person_raw.onnx", "person.onnx"))
     assert raw.stretch == with_suppression.stretch == config.stretch == 1.2
+    kernels = [tensor.dims for tensor in onnx.load(raw.path).graph.initializer if len(tensor.dims) == 4]
+    assert sum(shape[0] == 5 for shape in kernels) == 3, "edges and score of a stride are one convolution"
     inputs = np.random.default_rng(3).integers(0, 256, (5, 64, 96, 3), np.uint8)
     assert check_boxes(raw, NetworkEngine(network, config), inputs) < 0.1
     check_nms(with_suppression, raw, inputs, NMS_SCORE)
