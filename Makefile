@@ -103,11 +103,18 @@ data/walkers/person_keypoints.json: | .venv/installed
 	$(STREAM) -m runtime.walkers --stills 400 --size 400x300 --out data/walkers/images --truth $@
 
 # The bundled engines from PEOPLE (a folder with images/ and person_keypoints*.json): hours on two cores, see docs/models.md.
+# SET is of the first training, whose last snapshot is then pruned and trained on.
+RUNS := output/model_dump
 models: dev data/walkers/person_keypoints.json
+	data='data=["$(PEOPLE)", "data/walkers"]'; \
 	for kind in pose person; do \
-	  $(DEV) -m train --config configs/$$kind.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) \
-	    --set 'data=["$(PEOPLE)", "data/walkers"]' $(foreach item,$(SET),--set '$(item)') && \
-	  $(DEV) -m export --run output/model_dump/$$kind --out output/engines --trained-on '$(TRAINED_ON)' && \
+	  $(DEV) -m train --config configs/$$kind.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) --set "$$data" \
+	    $(foreach item,$(SET),--set '$(item)') && \
+	  { test -f $(RUNS)/$${kind}_cut/snapshot_001.weights.h5 || $(DEV) -m train.prune $$(ls $(RUNS)/$$kind/snapshot_*.h5 | tail -n 1) \
+	    --config configs/$$kind.toml --like configs/$${kind}_pruned.toml --name $${kind}_cut --set "$$data"; } && \
+	  $(DEV) -m train --config configs/$${kind}_pruned.toml --gpu $(GPUS) $(if $(CONTINUE),--continue) --set "$$data" \
+	    --set init_weights=$(RUNS)/$${kind}_cut/snapshot_001.weights.h5 && \
+	  $(DEV) -m export --run $(RUNS)/$${kind}_pruned --out output/engines --trained-on '$(TRAINED_ON)' && \
 	  cp output/engines/$$kind.onnx output/engines/$$kind.weights.h5 models/ || exit; \
 	done
 

@@ -213,7 +213,7 @@ def describe(model, config, trained_on):
         "kind": config.task,
         "input_size": f"{config.input_size[0]}x{config.input_size[1]}",
         "network": f"{config.backbone}, {config.attention_blocks} attention blocks"
-                   + ", channel attention" * config.channel_attention,
+                   + ", channel attention" * config.channel_attention + ", pruned" * bool(config.expansions),
         "trained_on": trained_on,
         "date": date.today().isoformat(),
         "version": runtime.__version__,

@@ -76,7 +76,7 @@ def test_colour_order_and_normalisation_are_in_the_graph(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [dict(head="simcc"), dict(backbone="resnet50"), dict(attention_blocks=0),
-                                     dict(channel_attention=True, padding=1.1)])
+                                     dict(channel_attention=True, padding=1.1, expansions=[16, 40] + [48] * 15)])
 def test_other_networks_export_too(changes, tmp_path):
     """Untrained, so their maps are compared and not their keypoints, which are undecided."""
     config = Config(input_size=[64, 64], **{**TINY, **changes})

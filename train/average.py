@@ -11,7 +11,6 @@ the network is of; with `--set validation=DIR` its AP is printed. Writes the one
 import argparse
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +23,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 def main():
     arguments = parse_arguments()
-    from train.checkpoint import run_folder, save_config, snapshot_path, snapshots
-    from train.loader import Loader
-    from train.snapshot import Snapshots
-    from train.validate import validator
+    from train.snapshot import new_run, take_only
     config = load_config(arguments.config, arguments.overrides)
     for path in arguments.weights:
         check_same_network(path, config, arguments.config)
-    # Statistics of the averaged weights are measured whether or not the runs averaged theirs.
-    config = replace(config, name=arguments.name, epochs=1, ema=config.ema or 0.999, init_weights=arguments.weights[0])
-    folder = run_folder(config)
-    if snapshots(folder):
-        raise BadInput(f"{folder} holds a run already: give another --name")
-    weights, evaluate = averaged(config, arguments.weights), validator(config)
-    loader = Loader(config)
-    try:
-        save_config(config, folder)
-        figures = Snapshots(config, loader, evaluate).take(weights, 1)
-    finally:
-        loader.close()
-    print(f"{snapshot_path(folder, 1)}: mean of {len(arguments.weights)}"
+    config = new_run(config, arguments.name, init_weights=arguments.weights[0])
+    path, figures = take_only(config, averaged(config, arguments.weights))
+    print(f"{path}: mean of {len(arguments.weights)}"
           + "".join(f", {name} {figure:.3f}" for name, figure in figures.items()))
 
 

@@ -31,6 +31,8 @@ STEM_ENDS = {
     **{f"resnet{depth}": "conv2_block3_out" for depth in UNITS},
     **{f"resnet_v1_{depth}": "block1_unit3_out" for depth in UNITS},
 }
+# The layers that make the channels inside MobileNetV2's blocks, 32 and then six times the block's own, in order.
+EXPANDING = ("Conv1", *(f"block_{number}_expand" for number in range(1, 17)))
 KERAS_MAKERS = {"mobilenetv2": keras.applications.MobileNetV2, "resnet50": keras.applications.ResNet50,
                 "resnet101": keras.applications.ResNet101, "resnet152": keras.applications.ResNet152}
 
@@ -39,7 +41,7 @@ class BackboneWeightsError(BadInput):
     """The ImageNet weights are missing or belong to another network."""
 
 
-def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
+def build_backbone(name, input_size, weights="imagenet", freeze_stem=False, expansions=()):
     """Backbone from BGR pixels to feature maps.
 
     Args:
@@ -49,6 +51,8 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
         weights: "imagenet" (downloaded by keras.applications), the path of a no-top `.weights.h5` file of
             keras.applications or, for resnet_v1_*, of a TF-Slim checkpoint; None for random weights.
         freeze_stem: keep the ImageNet weights and statistics of the layers up to stride 4 as they are.
+        expansions: of a MobileNetV2 out of which `train.prune` has taken channels, how many each layer of `EXPANDING`
+            makes; empty for as many as published.
 
     Returns:
         keras.Model, (B, H, W, 3) float BGR 0..255 → maps at strides 4, 8, 16, 32.
@@ -58,6 +62,11 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
     width, height = input_size
     if width % 32 or height % 32:
         raise BadInput(f"input size {width}x{height} is not a multiple of 32 in both directions")
+    if expansions and (name != "mobilenetv2" or len(expansions) != len(EXPANDING)):
+        raise BadInput(f"expansions = {list(expansions)} are not the {len(EXPANDING)} widths of mobilenetv2")
+    if expansions and weights is not None:
+        raise BackboneWeightsError("no ImageNet weights are as narrow as expansions says: give init_weights, which "
+                                   "train.prune makes, or backbone_weights = '' to start from random ones")
     slim = name.startswith("resnet_v1_")
     if slim and weights == "imagenet":
         raise BackboneWeightsError(f"the ImageNet weights of {name} are a file of TF-Slim: make data "
@@ -74,6 +83,8 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
             load_imagenet(network, weights)
     else:
         network = KERAS_MAKERS[name](input_tensor=_normalised(pixels, name), include_top=False, weights=None)
+        if expansions:
+            network = _narrowed(network, pixels, expansions)
         if weights is not None:
             _load_imagenet(network, name, weights)
 
@@ -87,6 +98,19 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False):
         for layer in backbone.layers[: names.index(STEM_ENDS[name]) + 1]:
             layer.trainable = False
     return backbone
+
+
+def _narrowed(network, pixels, expansions):
+    """A MobileNetV2 whose expanding layers make so many channels."""
+    widths = dict(zip(EXPANDING, expansions, strict=True))
+
+    def narrow(layer):
+        settings = layer.get_config()
+        if layer.name in widths:
+            settings["filters"] = widths[layer.name]
+        return type(layer).from_config(settings)
+
+    return keras.models.clone_model(network, [pixels], narrow)
 
 
 def _normalised(pixels, name):
@@ -153,6 +177,6 @@ def upsample(x, name):
 
 def merged(coarse, skip, stride):
     """The next map of a feature pyramid (Lin et al. 2017): the coarse one enlarged, the backbone's added."""
-    lateral = conv_bn(skip, coarse.shape[-1], activation=None, name=f"lateral{stride}")
+    lateral = conv_bn(skip, coarse.shape[-1], activation=None, name=f"lateral{stride}")  # `train.prune` reads the name
     x = layers.Add(name=f"merge{stride}")([upsample(coarse, f"upsample{stride}"), lateral])
     return layers.Activation("relu", name=f"merge{stride}_relu")(x)

@@ -48,7 +48,7 @@ def build_network(config, weights=None):
     weights = weights or config.init_weights
     common = dict(input_size=tuple(config.input_size), backbone=config.backbone, freeze_stem=config.freeze_stem,
                   decoder_width=config.decoder_width, attention_blocks=config.attention_blocks,
-                  attention_width=config.attention_width,
+                  attention_width=config.attention_width, expansions=tuple(config.expansions),
                   backbone_weights=None if weights else config.backbone_weights or None)
     if config.task == "pose":
         network = build_pose_network(len(SCHEMAS[config.keypoints]), head=config.head, decoder=config.decoder,

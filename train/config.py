@@ -51,6 +51,8 @@ class Config:
     # "imagenet" downloads; "" for none; or a file: keras.applications' no-top .weights.h5, for resnet_v1_* TF-Slim's
     # .ckpt
     backbone_weights: str = "imagenet"
+    # mobilenetv2: channels inside each of its 17 blocks, where `train.prune` has taken some out; none: as published
+    expansions: list[int] = field(default_factory=list)
     freeze_stem: bool = True  # keep the ImageNet layers up to stride 4: a third of the cost of a step
     init_weights: str = ""  # start from these weights of the same network instead; TF-SimpleHumanPose's .ckpt too
     head: str = "heatmap"  # pose: or "simcc"
@@ -117,6 +119,8 @@ class Config:
             raise BadInput(f"attention_width = {self.attention_width} is not a multiple of 32, the width of a head")
         if not all(type(epoch) is int for epoch in self.step_epochs):
             raise BadInput(f"step_epochs = {self.step_epochs} is not a list of whole numbers")
+        if not all(type(width) is int and width > 0 for width in self.expansions):
+            raise BadInput(f"expansions = {self.expansions} is not a list of whole numbers above 0")
         if not all(isinstance(folder, str) for folder in self.data):
             raise BadInput(f"data = {self.data} is not a list of folders and JSON files")
         self.decay_epochs = max(1, min(self.decay_epochs, self.epochs))

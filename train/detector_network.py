@@ -12,7 +12,8 @@ PRIOR = 0.01  # chance that a cell holds a person, before anything is learnt (Li
 
 
 def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attention_blocks=1, attention_width=192,
-                         decoder_width=96, backbone_weights="imagenet", freeze_stem=False):
+                         decoder_width=96, backbone_weights="imagenet", freeze_stem=False,
+                         expansions=()):
     """Network from BGR pixels to one box and one logit per cell of strides 8, 16 and 32.
 
     A cell gives the distances from its middle to the box's four edges, in units of its stride (FCOS, Tian et
@@ -21,7 +22,7 @@ def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attentio
     Returns:
         keras.Model, (B, H, W, 3) float BGR 0..255 → (B, A, 5): left, top, right, bottom in input pixels, logit.
     """
-    features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
+    features = build_backbone(backbone, input_size, backbone_weights, freeze_stem, expansions)
     _, stride8, stride16, stride32 = features.outputs
     x = self_attention(conv_bn(stride32, attention_width, activation=None, name="neck32"),
                        attention_blocks, attention_width, heads=attention_width // 32)

@@ -28,13 +28,14 @@ PERSON_SIZE = 0.3
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
                        decoder="pyramid", attention_blocks=2, attention_width=192, channel_attention=False,
-                       decoder_width=128, backbone_weights="imagenet", freeze_stem=False):
+                       decoder_width=128, backbone_weights="imagenet", freeze_stem=False,
+                       expansions=()):
     """Network from BGR crops to logits.
 
     Args:
         num_keypoints: K.
         input_size: (width, height) of the crop in pixels, multiples of 32.
-        backbone, backbone_weights, freeze_stem: see `build_backbone`.
+        backbone, backbone_weights, freeze_stem, expansions: see `build_backbone`.
         head: "heatmap" for (B, K, H/4, W/4) logits, or "simcc" (Li et al. 2022) for one vector
             (B, K, (W + H)·SIMCC_SPLIT) of x logits followed by y logits.
         decoder: "pyramid", the small one above, of decoder_width channels, half of them at stride 4; or
@@ -57,7 +58,7 @@ def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenet
     if decoder == "deconvolution" and channel_attention:
         raise BadInput("channel_attention = true needs decoder = 'pyramid', whose levels it weighs")
     width, height = input_size
-    features = build_backbone(backbone, input_size, backbone_weights, freeze_stem)
+    features = build_backbone(backbone, input_size, backbone_weights, freeze_stem, expansions)
     stride4, stride8, stride16, stride32 = features.outputs
 
     x = stride32

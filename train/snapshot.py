@@ -3,13 +3,27 @@
 import itertools
 import os
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from train.checkpoint import OUTPUT, Place, best_path, build_network, run_folder, save_weights, snapshot_path
+from runtime.errors import BadInput
+from train.checkpoint import (
+    OUTPUT,
+    Place,
+    best_path,
+    build_network,
+    run_folder,
+    save_config,
+    save_weights,
+    snapshot_path,
+    snapshots,
+)
+from train.loader import Loader
 from train.log import read_history
+from train.validate import validator
 
 STATISTICS_SAMPLES = 640  # on which the batch norms of averaged weights are measured
 
@@ -21,6 +35,33 @@ def averaged_weights(network, optimizer):
     averaged = network.get_weights()
     network.set_weights(raw)
     return averaged
+
+
+def real_batches(loader, samples=STATISTICS_SAMPLES):
+    """So many inputs of a loader, no more than an epoch has: list of (B, H, W, 3) uint8."""
+    config = loader.config
+    count = max(1, min(samples, config.samples_per_epoch or samples) // config.batch)
+    return [pixels for pixels, _ in itertools.islice(loader.batches(0, config.batch), count)]
+
+
+def new_run(config, name, **changes):
+    """The config of a run that is not trained but made of other weights, in one snapshot; BadInput where it exists."""
+    # Statistics are measured whether or not the weights were averaged while they were trained.
+    config = replace(config, name=name, epochs=1, ema=config.ema or 0.999, **changes)
+    if snapshots(run_folder(config)):
+        raise BadInput(f"{run_folder(config)} holds a run already: give another --name")
+    return config
+
+
+def take_only(config, weights):
+    """The one snapshot of a `new_run`. Returns its path and figures."""
+    evaluate, loader = validator(config), Loader(config)
+    try:
+        save_config(config, run_folder(config))
+        figures = Snapshots(config, loader, evaluate).take(weights, 1)
+    finally:
+        loader.close()
+    return snapshot_path(run_folder(config), 1), figures
 
 
 class Snapshots:
@@ -61,9 +102,7 @@ class Snapshots:
 
     def _measure_statistics(self):
         if self.batches is None:
-            count = max(1, min(STATISTICS_SAMPLES, self.config.samples_per_epoch or STATISTICS_SAMPLES)
-                        // self.config.batch)
-            self.batches = [pixels for pixels, _ in itertools.islice(self.loader.batches(0, self.config.batch), count)]
+            self.batches = real_batches(self.loader)
             for norm in self.norms:
                 norm.momentum = 0.0  # every batch leaves its own statistics
             self.forward = tf.function(lambda pixels: self.network(tf.cast(pixels, tf.float32), training=True))
