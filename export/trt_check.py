@@ -136,7 +136,7 @@ def times(engine):
 
 def compare_boxes(inside, outside, data):
     """Largest difference in pixels between boxes of NMS inside and outside of the engine; ExportError beyond 0.01."""
-    pictures, _ = real_inputs(load_config(ROOT / "configs/person_pruned.toml", [f'data=["{data}"]']))
+    pictures, _ = real_inputs(load_config(ROOT / "configs/person.toml", [f'data=["{data}"]']))
     detectors = [PersonDetector(open_engine(path), SURE) for path in (inside, outside)]
     worst = 0.0
     for picture in pictures:

@@ -145,7 +145,7 @@ def test_the_bundled_pose_engine_in_fp16_agrees(pose, crops, tmp_path):
 
 
 def test_the_bundled_detector_in_fp16_agrees(tmp_path):
-    pictures, _ = real_inputs(load_config(ROOT / "configs/person_pruned.toml", ['data=["nowhere"]']), 6)
+    pictures, _ = real_inputs(load_config(ROOT / "configs/person.toml", ['data=["nowhere"]']), 6)
     reference = open_engine(PERSON)
     half, _ = to_fp16(for_tensorrt(onnx.load(PERSON)), pictures[:1])
     engine = saved(half, tmp_path / "half.onnx")

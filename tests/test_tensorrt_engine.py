@@ -167,7 +167,7 @@ def test_nms_is_taken_out_and_put_back_as_the_plugin(tmp_path):
     whole = onnx.load(ROOT / "models/person.onnx")
     raw = without_nms(whole)
     onnx.save(raw, tmp_path / "raw.onnx")
-    picture = real_inputs(load_config(ROOT / "configs/person_pruned.toml", ['data=["nowhere"]']), 1)[0][0]
+    picture = real_inputs(load_config(ROOT / "configs/person.toml", ['data=["nowhere"]']), 1)[0][0]
     kept, plain = (PersonDetector(open_engine(path), 0.05)(picture)
                    for path in (ROOT / "models/person.onnx", tmp_path / "raw.onnx"))
     assert len(kept[0])

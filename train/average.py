@@ -9,13 +9,12 @@ the network is of; with `--set validation=DIR` its AP is printed. Writes the one
 """
 
 import argparse
-import json
+import contextlib
 import os
-from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import BadInput, run_command
+from runtime.errors import run_command
 from train.config import add_config_arguments, load_config
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
@@ -23,26 +22,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 def main():
     arguments = parse_arguments()
+    from train.checkpoint import check_same_network
+    from train.loader import Loader
     from train.snapshot import new_run, take_only
+    from train.validate import validator
     config = load_config(arguments.config, arguments.overrides)
     for path in arguments.weights:
         check_same_network(path, config, arguments.config)
     config = new_run(config, arguments.name, init_weights=arguments.weights[0])
-    path, figures = take_only(config, averaged(config, arguments.weights))
+    evaluate, weights = validator(config), averaged(config, arguments.weights)
+    with contextlib.closing(Loader(config)) as loader:
+        path, figures = take_only(config, weights, loader, evaluate)
     print(f"{path}: mean of {len(arguments.weights)}"
           + "".join(f", {name} {figure:.3f}" for name, figure in figures.items()))
-
-
-def check_same_network(path, config, config_path):
-    """BadInput where the run that a weights file lies in differs in what its weights do not show, but an engine says
-    of itself."""
-    file = Path(path).parent / "config.json"
-    run = json.loads(file.read_text()) if file.is_file() else {}
-    for key in ("task", "keypoints", "head", "input_size", "padding", "stretch", "sigma", "loss", "aligned_cells"):
-        wanted = getattr(config, key)
-        if run.get(key, wanted) != wanted:
-            raise BadInput(f"{file} has {key} = {run[key]!r}, {config_path} {wanted!r}: give --set {key}={run[key]!r}, "
-                           "or the run's own --config")
 
 
 def averaged(config, paths):

@@ -63,7 +63,8 @@ def build_backbone(name, input_size, weights="imagenet", freeze_stem=False, expa
     if width % 32 or height % 32:
         raise BadInput(f"input size {width}x{height} is not a multiple of 32 in both directions")
     if expansions and (name != "mobilenetv2" or len(expansions) != len(EXPANDING)):
-        raise BadInput(f"expansions = {list(expansions)} are not the {len(EXPANDING)} widths of mobilenetv2")
+        raise BadInput(f"expansions needs backbone = 'mobilenetv2' and {len(EXPANDING)} numbers, not {name!r} and "
+                       f"{len(expansions)}")
     if expansions and weights is not None:
         raise BackboneWeightsError("no ImageNet weights are as narrow as expansions says: give init_weights, which "
                                    "train.prune makes, or backbone_weights = '' to start from random ones")

@@ -103,6 +103,18 @@ def place_of(path):
                        "put a copy in its place") from error
 
 
+def check_same_network(path, config, config_path):
+    """BadInput where the run that a weights file lies in differs in what its weights do not show, but an engine says
+    of itself."""
+    file = Path(path).parent / "config.json"
+    run = json.loads(file.read_text()) if file.is_file() else {}
+    for key in ("task", "keypoints", "head", "input_size", "padding", "stretch", "sigma", "loss", "aligned_cells"):
+        wanted = getattr(config, key)
+        if run.get(key, wanted) != wanted:
+            raise BadInput(f"{file} has {key} = {run[key]!r}, {config_path} {wanted!r}: give --set {key}={run[key]!r}, "
+                           "or the run's own --config")
+
+
 def save_config(config, folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)

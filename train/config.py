@@ -51,7 +51,7 @@ class Config:
     # "imagenet" downloads; "" for none; or a file: keras.applications' no-top .weights.h5, for resnet_v1_* TF-Slim's
     # .ckpt
     backbone_weights: str = "imagenet"
-    # mobilenetv2: channels inside each of its 17 blocks, where `train.prune` has taken some out; none: as published
+    # mobilenetv2: channels inside each of its 17 blocks, where `train.prune` has taken some out; []: as published
     expansions: list[int] = field(default_factory=list)
     freeze_stem: bool = True  # keep the ImageNet layers up to stride 4: a third of the cost of a step
     init_weights: str = ""  # start from these weights of the same network instead; TF-SimpleHumanPose's .ckpt too

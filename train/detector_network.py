@@ -12,8 +12,7 @@ PRIOR = 0.01  # chance that a cell holds a person, before anything is learnt (Li
 
 
 def build_person_network(input_size=(320, 320), backbone="mobilenetv2", attention_blocks=1, attention_width=192,
-                         decoder_width=96, backbone_weights="imagenet", freeze_stem=False,
-                         expansions=()):
+                         decoder_width=96, backbone_weights="imagenet", freeze_stem=False, expansions=()):
     """Network from BGR pixels to one box and one logit per cell of strides 8, 16 and 32.
 
     A cell gives the distances from its middle to the box's four edges, in units of its stride (FCOS, Tian et

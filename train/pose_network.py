@@ -28,8 +28,7 @@ PERSON_SIZE = 0.3
 
 def build_pose_network(num_keypoints, input_size=(192, 256), backbone="mobilenetv2", head="heatmap",
                        decoder="pyramid", attention_blocks=2, attention_width=192, channel_attention=False,
-                       decoder_width=128, backbone_weights="imagenet", freeze_stem=False,
-                       expansions=()):
+                       decoder_width=128, backbone_weights="imagenet", freeze_stem=False, expansions=()):
     """Network from BGR crops to logits.
 
     Args:

@@ -21,9 +21,7 @@ from train.checkpoint import (
     snapshot_path,
     snapshots,
 )
-from train.loader import Loader
 from train.log import read_history
-from train.validate import validator
 
 STATISTICS_SAMPLES = 640  # on which the batch norms of averaged weights are measured
 
@@ -49,18 +47,14 @@ def new_run(config, name, **changes):
     # Statistics are measured whether or not the weights were averaged while they were trained.
     config = replace(config, name=name, epochs=1, ema=config.ema or 0.999, **changes)
     if snapshots(run_folder(config)):
-        raise BadInput(f"{run_folder(config)} holds a run already: give another --name")
+        raise BadInput(f"{run_folder(config)} holds a run already: give another --name, or remove it")
     return config
 
 
-def take_only(config, weights):
-    """The one snapshot of a `new_run`. Returns its path and figures."""
-    evaluate, loader = validator(config), Loader(config)
-    try:
-        save_config(config, run_folder(config))
-        figures = Snapshots(config, loader, evaluate).take(weights, 1)
-    finally:
-        loader.close()
+def take_only(config, weights, loader, evaluate):
+    """Write the one snapshot of a `new_run`; arguments as of `Snapshots`. Returns its path and figures."""
+    save_config(config, run_folder(config))
+    figures = Snapshots(config, loader, evaluate).take(weights, 1)
     return snapshot_path(run_folder(config), 1), figures
 
 
