@@ -71,7 +71,7 @@ lint: dev
 	$(DEV) -m mypy runtime train export eval
 
 test: lint
-	$(DEV) -m pytest
+	$(DEV) -m pytest -n 2 --dist loadfile
 
 data: .venv-dev/installed
 	$(DEV) -m train.fetch_data $(DATASET)

@@ -83,6 +83,9 @@ def check_processor():
     present = set(flags[1].split()) if flags else set()
     fast = ", ".join(flag for flag in FAST_FLAGS if flag in present) or "unknown"
     yield Finding("CPU", "ok", f"{cpu_name()}, {os.cpu_count()} cores, {fast}")
+    if "avx2" in present and not present & {"avx512_vnni", "avx_vnni"}:
+        yield Finding("INT8", "none", "no VNNI: ONNX Runtime's sums overflow in INT8 engines, which costs accuracy",
+                      "run models/*.int8.onnx with --backend openvino, or the float engines, which are the default")
     total, free = (re.search(rf"^{key}:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
                    for key in ("MemTotal", "MemAvailable"))
     if total and free:

@@ -59,3 +59,12 @@ def test_missing_engines_are_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "ROOT", Path(tmp_path))
     assert [(finding.what, finding.level) for finding in doctor.examine(doctor.check_engines)] == [
         ("person engine", "wrong")] * 2 + [("pose engine", "wrong")] * 2
+
+
+@pytest.mark.parametrize("flags, told", [("avx2 fma", True), ("avx2 avx512f avx512_vnni", False),
+                                         ("avx2 avx_vnni", False), ("asimd asimddp", False)])
+def test_a_processor_that_int8_suffers_on_is_told(flags, told, monkeypatch):
+    monkeypatch.setattr(doctor, "_read", lambda path: f"model name\t: Some CPU\nflags\t\t: fpu {flags} rdtscp\n")
+    findings = {finding.what: finding for finding in doctor.check_processor()}
+    assert ("INT8" in findings) == told and "Some CPU" in findings["CPU"].text
+    assert not told or "--backend openvino" in findings["INT8"].remedy
