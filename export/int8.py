@@ -100,7 +100,7 @@ def parse_arguments():
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
     parser.add_argument("--backend", choices=ONNX_BACKENDS, default=DEFAULT_BACKEND,
                         help="that both engines are measured with; ONNX Runtime's sums of bytes overflow on a CPU "
-                             "without VNNI, OpenVINO's do not (default: %(default)s)")
+                             "without VNNI, where OpenVINO loses less (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="(default: NAME.int8.onnx beside the engine NAME.onnx)")
     parser.add_argument("--inputs", type=positive, default=CALIBRATION, metavar="N",
                         help="to calibrate on (default: %(default)s)")
