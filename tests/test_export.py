@@ -90,6 +90,7 @@ def test_other_networks_export_too(changes, tmp_path):
     inputs = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     engine = open_engine(tmp_path / "pose.onnx", "pose")
     assert engine.padding == reference.padding == config.padding
+    assert engine.metadata["network"].endswith(", pruned") == bool(config.expansions)
     outputs, expected = engine.run(inputs), reference.run(inputs)
     assert {name: value.shape for name, value in outputs.items()} == (
         {"simcc_x": (3, 17, 128), "simcc_y": (3, 17, 128)} if config.head == "simcc" else {"heatmaps": (3, 17, 16, 16)})

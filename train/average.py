@@ -24,7 +24,7 @@ def main():
     arguments = parse_arguments()
     from train.checkpoint import check_same_network
     from train.loader import Loader
-    from train.snapshot import new_run, take_only
+    from train.snapshot import new_run, write_run
     from train.validate import validator
     config = load_config(arguments.config, arguments.overrides)
     for path in arguments.weights:
@@ -32,7 +32,7 @@ def main():
     config = new_run(config, arguments.name, init_weights=arguments.weights[0])
     evaluate, weights = validator(config), averaged(config, arguments.weights)
     with contextlib.closing(Loader(config)) as loader:
-        path, figures = take_only(config, weights, loader, evaluate)
+        path, figures = write_run(config, weights, loader, evaluate)
     print(f"{path}: mean of {len(arguments.weights)}"
           + "".join(f", {name} {figure:.3f}" for name, figure in figures.items()))
 

@@ -80,7 +80,7 @@ def main():
     arguments = parse_arguments()
     from train.checkpoint import build_network, check_same_network
     from train.loader import Loader
-    from train.snapshot import new_run, real_batches, take_only
+    from train.snapshot import new_run, real_batches, write_run
     from train.validate import validator
     config = load_config(arguments.config, arguments.overrides)
     if config.backbone != "mobilenetv2":
@@ -98,7 +98,7 @@ def main():
         orders = [removal_order(network, block, moments) for block in blocks]
         narrow_config = replace(narrow_config, expansions=wanted or choose_widths(blocks, orders, arguments.keep))
         weights = narrowed_weights(network, build_network(narrow_config), blocks, orders, moments)
-        path, figures = take_only(narrow_config, weights, loader, evaluate)
+        path, figures = write_run(narrow_config, weights, loader, evaluate)
     share = work(blocks, narrow_config.expansions) / work(blocks)
     print(f"{path}: {share:.0%} of the work of the blocks" + "".join(f", {name} {figure:.3f}"
                                                                   for name, figure in figures.items()))
@@ -122,9 +122,9 @@ def find_blocks(network):
             readers.append(Reader(lateral, norm_behind, made, norm_behind))
         kernel, depthwise = (network.get_layer(layer).kernel for layer in (expand, f"{name}_depthwise"))
         cells = {layer: int(np.prod(network.get_layer(layer).output.shape[1:3])) for layer in (made, filtered)}
+        reading = sum(cells[reader.source] * network.get_layer(reader.convolution).filters for reader in readers)
         effort = (cells[made] * (int(np.prod(kernel.shape[:3])) + WRITING)
-                  + cells[filtered] * (int(np.prod(depthwise.shape[:2])) + WRITING)
-                  + sum(cells[reader.source] * network.get_layer(reader.convolution).filters for reader in readers))
+                  + cells[filtered] * (int(np.prod(depthwise.shape[:2])) + WRITING) + reading)
         blocks.append(Block((expand, norm, f"{name}_depthwise", f"{name}_depthwise_BN"), tuple(readers),
                             kernel.shape[-1], effort))
     return blocks

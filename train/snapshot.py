@@ -51,7 +51,7 @@ def new_run(config, name, **changes):
     return config
 
 
-def take_only(config, weights, loader, evaluate):
+def write_run(config, weights, loader, evaluate):
     """Write the one snapshot of a `new_run`; arguments as of `Snapshots`. Returns its path and figures."""
     save_config(config, run_folder(config))
     figures = Snapshots(config, loader, evaluate).take(weights, 1)
